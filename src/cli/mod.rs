@@ -1,0 +1,3 @@
+//! The command line.
+/// Parses the arguments and runs the command.
+pub fn main() -> std::process::ExitCode { std::process::ExitCode::SUCCESS }

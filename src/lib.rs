@@ -1,0 +1,22 @@
+//! Poolkeeper keeps PostgreSQL connection pools right.
+//!
+//! One crate, a house of floors; an import may only point down:
+//!
+//! ```text
+//!  4  main.rs  cli/                          parse, wire, run; no logic
+//!  3  sidecar/*                              the pooler beside the app
+//!  1  api/*   telemetry.rs  tls.rs  shutdown.rs
+//!  0  pool/*  pg/*                           import nothing of ours
+//! ```
+//!
+//! `pool` is the engine and knows no database; `pg` is PostgreSQL on the wire; `api` is what users
+//! write, resolved in one place into engine values; `sidecar` puts them to work.
+
+pub mod api;
+pub mod cli;
+pub mod pg;
+pub mod pool;
+pub mod shutdown;
+pub mod sidecar;
+pub mod telemetry;
+pub mod tls;

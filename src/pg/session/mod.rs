@@ -1,0 +1,4 @@
+//! Whose state a server session carries.
+
+pub mod prepared;
+pub mod scan;

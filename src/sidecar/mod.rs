@@ -1,0 +1,12 @@
+//! The sidecar: a PostgreSQL pooler beside the app.
+
+pub mod agent;
+pub mod backend;
+pub mod database;
+pub mod http;
+pub mod listen;
+pub mod metrics;
+pub mod probe;
+pub mod proxy;
+pub mod source;
+pub mod stats;
