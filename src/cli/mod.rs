@@ -1,3 +1,5 @@
 //! The command line.
 /// Parses the arguments and runs the command.
-pub fn main() -> std::process::ExitCode { std::process::ExitCode::SUCCESS }
+pub fn main() -> std::process::ExitCode {
+    std::process::ExitCode::SUCCESS
+}

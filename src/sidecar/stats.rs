@@ -33,9 +33,8 @@ impl Counter {
 }
 
 /// Upper bounds of the histograms' buckets in seconds; the last bucket is `+Inf`.
-pub const BUCKETS: [f64; 16] = [
-    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0,
-];
+pub const BUCKETS: [f64; 16] =
+    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
 
 /// The same bounds in microseconds: the query path does no floating point.
 const BUCKETS_US: [u64; 16] = [
