@@ -1,1 +1,4 @@
 //! The pool engine.
+
+pub mod config;
+pub use config::{Config, ConfigError, Order, Settings};
