@@ -56,14 +56,31 @@ pub fn header(buf: &[u8]) -> Result<Option<Header>, FrameError> {
     }
 }
 
-/// The first frame of `buf` as tag and body, and its whole length; `None` while it is not complete.
+/// A frame that is there whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// The message's type.
+    pub tag: u8,
+    /// What follows the header.
+    pub body: &'a [u8],
+}
+
+impl Frame<'_> {
+    /// Bytes of the whole frame, header and body.
+    #[inline]
+    pub fn total(self) -> usize {
+        HEADER + self.body.len()
+    }
+}
+
+/// The first frame of `buf`; `None` while it is not complete.
 ///
 /// # Errors
 /// When the length cannot be true.
 #[inline]
-pub fn whole(buf: &[u8]) -> Result<Option<(u8, &[u8], usize)>, FrameError> {
+pub fn whole(buf: &[u8]) -> Result<Option<Frame<'_>>, FrameError> {
     let Some(header) = header(buf)? else { return Ok(None) };
-    Ok(buf.get(HEADER..header.total()).map(|body| (header.tag, body, header.total())))
+    Ok(buf.get(HEADER..header.total()).map(|body| Frame { tag: header.tag, body }))
 }
 
 #[cfg(test)]
@@ -107,15 +124,15 @@ mod tests {
         for n in 0..8 {
             assert_eq!(whole(&buf[..n]), Ok(None));
         }
-        assert_eq!(whole(&buf), Ok(Some((b'Q', &b"abc"[..], 8))));
+        assert_eq!(whole(&buf), Ok(Some(Frame { tag: b'Q', body: b"abc" })));
     }
 
     proptest! {
         #[test]
         fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-            if let Ok(Some((_, body, total))) = whole(&bytes) {
-                prop_assert_eq!(body.len() + HEADER, total);
-                prop_assert!(total <= bytes.len());
+            if let Ok(Some(frame)) = whole(&bytes) {
+                prop_assert!(frame.total() <= bytes.len());
+                prop_assert_eq!(frame.body, &bytes[HEADER..frame.total()]);
             }
         }
     }

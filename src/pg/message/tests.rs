@@ -5,9 +5,9 @@ use proptest::prelude::*;
 
 /// The one frame in `out`, whose length must be right.
 fn only(out: &[u8]) -> (u8, &[u8]) {
-    let (tag, body, total) = frame::whole(out).unwrap().unwrap();
-    assert_eq!(total, out.len());
-    (tag, body)
+    let frame = frame::whole(out).unwrap().unwrap();
+    assert_eq!(frame.total(), out.len());
+    (frame.tag, frame.body)
 }
 
 fn built(build: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
