@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod backend;
+pub mod clients;
 pub mod database;
 pub mod http;
 pub mod listen;
