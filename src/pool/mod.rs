@@ -1,4 +1,1 @@
 //! The pool engine.
-
-pub mod config;
-pub use config::{Config, ConfigError, Order, Settings};

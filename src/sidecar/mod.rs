@@ -7,6 +7,7 @@ pub mod database;
 pub mod http;
 pub mod listen;
 pub mod metrics;
+pub mod options;
 pub mod probe;
 pub mod proxy;
 pub mod source;
