@@ -168,6 +168,18 @@ impl Exchange {
         self.owed.push_back(Owed { expect: Expect::Close, also: Also { swallow: true, closing: true, ..Also::default() } });
     }
 
+    /// A client's Close is sent now; its names change with the answer.
+    pub fn close(&mut self, names: bool) {
+        self.batch = true;
+        self.owed.push_back(Owed { expect: Expect::Close, also: Also { names, ..Also::default() } });
+    }
+
+    /// A Close of our own is sent now, for something that the server may not have.
+    pub fn close_quietly(&mut self) {
+        self.batch = true;
+        self.owed.push_back(Owed { expect: Expect::Close, also: Also { swallow: true, ..Also::default() } });
+    }
+
     /// The client is to get this message in its turn; nothing is sent. Its names change with it.
     pub fn own(&mut self, tag: u8) {
         // The client must send Sync after it, and only a server can answer that in order.
@@ -236,9 +248,8 @@ impl Exchange {
             (b'H', Some(Expect::Execute)) => Ok(Verdict::Forward),
             (b'1', Some(Expect::Parse)) | (b'2', Some(Expect::Bind)) => Ok(self.answered(names, cache)),
             (b'3', Some(Expect::Close)) => {
-                if head.is_some_and(|head| head.also.swallow && !head.also.closing) {
-                    self.maybe = 0;
-                }
+                // It was sent after every Sync that is in doubt, so none of these will be answered any more.
+                self.maybe = 0;
                 Ok(self.answered(names, cache))
             }
             (b't', Some(Expect::DescribeStatement)) => Ok(Verdict::Forward),

@@ -269,6 +269,11 @@ impl Cache {
         self.unnamed = None;
     }
 
+    /// Whether the server has somebody's unnamed statement.
+    pub fn has_unnamed(&self) -> bool {
+        self.unnamed.is_some()
+    }
+
     /// The server has dropped every named statement: DEALLOCATE ALL or DISCARD ALL.
     pub fn clear(&mut self) {
         self.held.clear();
