@@ -120,6 +120,11 @@ impl Client {
         self.idle_since.load(Relaxed)
     }
 
+    /// Counts finished transactions. Only the client's own task may call it.
+    pub fn count_transactions(&self, n: u64) {
+        self.transactions.store(self.transactions.load(Relaxed) + n, Relaxed);
+    }
+
     /// From now on a cancel request of this client goes to that server.
     pub fn hold(&self, target: Arc<CancelTarget>) {
         *lock(&self.held) = Some(target);
