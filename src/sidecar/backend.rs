@@ -54,6 +54,13 @@ pub struct PgConn {
 }
 
 impl PgConn {
+    /// What its client is still to get of it, copied: the client goes on without this server.
+    pub fn take_unwritten(&mut self) -> Vec<u8> {
+        let unwritten = self.to_client.take(&self.input);
+        self.egress.wrote(&mut self.input);
+        unwritten
+    }
+
     /// Whether it was a primary at login, as far as it said so (`in_hot_standby`, PostgreSQL 14).
     fn was_primary(&self) -> bool {
         self.parameters.iter().any(|(name, value)| name == "in_hot_standby" && value == "off")

@@ -85,7 +85,7 @@ impl Client {
                 n => self.sent += n,
             }
         }
-        if self.sent > 0 {
+        if self.sent > 0 || self.stream.is_tls() {
             ready!(self.stream.poll_flush(cx))?;
             self.out = Vec::new();
             self.sent = 0;

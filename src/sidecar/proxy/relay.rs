@@ -54,6 +54,8 @@ pub struct Relay<'a> {
     pub since: Option<Instant>,
     /// Bytes of the client's buffer that have been taken and wait to be written.
     pub taken: usize,
+    /// Something was taken from the client since it got this server.
+    pub used: bool,
     /// Length of the client's buffer when its next message turned out to be incomplete.
     pub stuck: usize,
 }
@@ -91,7 +93,7 @@ impl Relay<'_> {
     fn towards_client(&mut self, cx: &mut Context<'_>, now: &mut Option<Instant>) -> Result<bool, End> {
         let conn: &mut PgConn = self.server;
         let mut moved = false;
-        if !conn.to_client.is_empty() {
+        if !conn.to_client.is_empty() || self.client.stream.is_tls() {
             moved = write(&mut self.client.stream, &mut conn.to_client, &conn.input, cx).map_err(|_| End::Left)?;
             if !conn.to_client.is_empty() {
                 return Ok(moved);
@@ -163,7 +165,7 @@ impl Relay<'_> {
     fn towards_server(&mut self, cx: &mut Context<'_>, now: &mut Option<Instant>) -> Result<bool, End> {
         let conn: &mut PgConn = self.server;
         let mut moved = false;
-        if !conn.to_server.is_empty() {
+        if !conn.to_server.is_empty() || conn.stream.is_tls() {
             moved = write(&mut conn.stream, &mut conn.to_server, &self.client.input, cx).map_err(|_| End::ServerGone)?;
             if !conn.to_server.is_empty() {
                 return Ok(moved);
@@ -204,6 +206,7 @@ impl Relay<'_> {
         if conn.to_server.is_empty() {
             self.client.input.consume(std::mem::take(&mut self.taken));
         }
+        self.used |= input.taken() > 0;
         self.stuck = if stop == Stop::More { self.client.input.len() - self.taken } else { 0 };
         if self.since.is_none() && !conn.exchange.is_quiet() {
             self.since = Some(*now.get_or_insert_with(Instant::now));
@@ -230,7 +233,8 @@ impl Relay<'_> {
     /// Whether client and server part now that nothing is under way between them.
     fn parts(&self) -> Option<End> {
         let conn: &PgConn = self.server;
-        let settled = conn.to_client.is_empty()
+        let settled = self.used
+            && conn.to_client.is_empty()
             && conn.egress.is_between_messages(&conn.input)
             && self.client.ingress.is_between_messages();
         if !settled || !conn.exchange.is_quiet() {
