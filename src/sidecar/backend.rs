@@ -70,7 +70,7 @@ impl PgConn {
 /// Where a cancel request for one server goes, and how many are under way.
 #[derive(Debug)]
 pub struct CancelTarget {
-    address: connect::CancelAddress,
+    addr: connect::Addr,
     pid: i32,
     key: Vec<u8>,
     under_way: AtomicU32,
@@ -93,9 +93,8 @@ impl CancelTarget {
         // Armed before the first await: however this ends, the server must become lendable again.
         let sent = Sent(Arc::clone(&self));
         let _permit = limiter.acquire().await;
-        let result = tokio::time::timeout(QUICK, connect::cancel(&self.address, self.pid, &self.key)).await;
-        if !matches!(result, Ok(Ok(()))) {
-            tracing::warn!(pid = self.pid, "a cancel request did not reach the server");
+        if let Err(error) = connect::cancel(&self.addr, self.pid, &self.key, QUICK).await {
+            tracing::warn!(pid = self.pid, %error, "a cancel request did not reach the server");
         }
         drop(sent);
     }
@@ -135,7 +134,7 @@ pub struct PgBackend {
     /// A login has worked since the last change of target.
     has_connected: AtomicBool,
     /// The server refused `client_connection_check_interval` (decision 2); not asked again in this generation.
-    plain_login: AtomicBool,
+    bare_login: AtomicBool,
 }
 
 impl PgBackend {
@@ -146,7 +145,7 @@ impl PgBackend {
             buffers: buffer::Pool::default(),
             cancels: Limiter::default(),
             has_connected: AtomicBool::new(false),
-            plain_login: AtomicBool::new(false),
+            bare_login: AtomicBool::new(false),
         }
     }
 
@@ -163,7 +162,7 @@ impl PgBackend {
         let replace = replacement(&old, &new);
         if replace.is_some() {
             self.has_connected.store(false, Ordering::Relaxed);
-            self.plain_login.store(false, Ordering::Relaxed);
+            self.bare_login.store(false, Ordering::Relaxed);
         }
         replace
     }
@@ -179,35 +178,41 @@ impl PgBackend {
     }
 
     /// Whether servers are opened without `client_connection_check_interval`, because the server refused it.
-    pub fn is_plain_login(&self) -> bool {
-        self.plain_login.load(Ordering::Relaxed)
+    pub fn is_bare_login(&self) -> bool {
+        self.bare_login.load(Ordering::Relaxed)
     }
 
     async fn open(&self, set: &StartupSet, settings: &Settings) -> Result<Box<PgConn>, ConnectError> {
         let policy = &settings.policy;
         let target = connect::Target {
-            host: &policy.database.host,
+            host: policy.database.host.clone(),
             port: policy.database.port,
-            tls: &settings.credentials.tls,
-            database: &policy.database.name,
+            tls: settings.tls.clone(),
             timeout: policy.timeouts.connect,
-            plain: self.plain_login.load(Ordering::Relaxed),
+            bare: self.bare_login.load(Ordering::Relaxed),
         };
-        let session = connect::connect(&target, &settings.logins(), set, &settings.defaults()).await?;
+        let logins = settings.logins(Instant::now());
+        let session = connect::connect(&target, &logins, &policy.database.name, set, &settings.defaults()).await?;
         self.has_connected.store(true, Ordering::Relaxed);
-        if session.plain {
-            self.plain_login.store(true, Ordering::Relaxed);
+        if session.bare {
+            self.bare_login.store(true, Ordering::Relaxed);
         }
+        let mut input = Buffer::default();
+        let space = input.space(&self.buffers, buffer::SMALL);
+        let leftover = session.leftover.len().min(space.len());
+        space[..leftover].copy_from_slice(&session.leftover[..leftover]);
+        input.filled(leftover);
+        input.rest(&self.buffers);
         Ok(Box::new(PgConn {
             stream: session.stream,
             exchange: Exchange::default(),
             cache: Cache::new(policy.prepared_statements as usize),
-            input: Buffer::default(),
+            input,
             egress: Egress::default(),
             to_client: Outgoing::default(),
             to_server: Outgoing::default(),
             cancel: Arc::new(CancelTarget {
-                address: session.address,
+                addr: session.addr,
                 pid: session.pid,
                 key: session.key,
                 under_way: AtomicU32::new(0),
@@ -226,9 +231,9 @@ fn replacement(old: &Settings, new: &Settings) -> Option<Replace> {
     }
     let target = |settings: &Settings| {
         let database = &settings.policy.database;
-        (database.host.clone(), database.port, database.name.clone(), settings.credentials.user.clone())
+        (database.host.clone(), database.port, database.name.clone(), database.tls, settings.credentials.user.clone())
     };
-    let moved = target(old) != target(new) || old.credentials.tls != new.credentials.tls;
+    let moved = target(old) != target(new) || old.credentials.ca_pem != new.credentials.ca_pem;
     moved.then_some(Replace::Within(REPLACEMENT))
 }
 

@@ -10,29 +10,15 @@ use lru::LruCache;
 
 use super::backend::PgBackend;
 use super::clients::Clients;
+pub use super::settings::Settings;
 use super::stats::Worker;
-use crate::api::resolve::Resolved;
 use crate::pg::session::prepared::Registry;
 use crate::pg::startup::StartupSet;
 use crate::pool::Pool;
 use crate::sidecar::probe::Health;
-use crate::sidecar::source::Credentials;
 
 /// Welcomes kept per database: one for each startup set that clients log in with.
 const WELCOMES: usize = 64;
-
-/// A policy's effective values and the credentials that go with them: replaced whole, never changed.
-#[derive(Debug)]
-pub struct Settings {
-    /// The policy, resolved.
-    pub policy: Arc<Resolved>,
-    /// What servers and clients log in with.
-    pub credentials: Arc<Credentials>,
-    /// Counts up with every change of either.
-    pub version: u64,
-    /// When these settings were applied to the pool.
-    pub applied: Instant,
-}
 
 /// What a client is told at login about the server sessions it will use.
 #[derive(Debug)]

@@ -10,5 +10,6 @@ pub mod metrics;
 pub mod options;
 pub mod probe;
 pub mod proxy;
+pub mod settings;
 pub mod source;
 pub mod stats;
