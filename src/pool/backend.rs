@@ -2,7 +2,6 @@
 
 use std::fmt::Debug;
 use std::future::Future;
-use std::time::Duration;
 
 use super::reason::CloseReason;
 
@@ -36,17 +35,12 @@ pub trait Backend: Send + Sync + 'static {
     /// The key of connections opened ahead of any request (`min_idle`).
     fn default_key(&self) -> Self::Key;
 
-    /// Opens a connection to the current target within `limit`.
+    /// Opens a connection to the current target, within a limit of the backend's own.
     /// It ends only when nothing is left at the server of what failed.
-    fn connect(&self, key: &Self::Key, limit: Duration)
-    -> impl Future<Output = Result<Self::Conn, Self::Error>> + Send;
+    fn connect(&self, key: &Self::Key) -> impl Future<Output = Result<Self::Conn, Self::Error>> + Send;
 
-    /// Asks for a sign of life within `limit`; never cancelled.
-    fn ping(
-        &self,
-        conn: &mut Self::Conn,
-        limit: Duration,
-    ) -> impl Future<Output = Result<(), PingError<Self::Error>>> + Send;
+    /// Asks for a sign of life, within a limit of the backend's own; never cancelled.
+    fn ping(&self, conn: &mut Self::Conn) -> impl Future<Output = Result<(), PingError<Self::Error>>> + Send;
 
     /// A look without a round trip: `false` if EOF or bytes nobody can explain have come: not usable.
     /// Called under the pool's lock: it must neither block nor call the pool.

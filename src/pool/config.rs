@@ -46,8 +46,6 @@ pub struct Settings {
     pub idle_timeout: Option<Duration>,
     /// After a shrink, how long until clients idle in a transaction may be asked to go; `None` = never asked.
     pub shrink: Option<Duration>,
-    /// The limit of one connect, and of one ping; not zero.
-    pub connect: Duration,
     /// Requests that may wait in line; one more is refused at once. 0 = no bound.
     pub max_waiting: u32,
 }
@@ -68,7 +66,6 @@ impl Default for Settings {
             min_idle: 0,
             idle_timeout: None,
             shrink: None,
-            connect: Duration::from_secs(10),
             max_waiting: 0,
         }
     }
@@ -112,6 +109,11 @@ impl Config {
     /// The values.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// How long a request waits for a connection.
+    pub fn acquire(&self) -> Duration {
+        self.settings.acquire
     }
 
     /// The most connections that may be open, opening or closing at once; `None` = no limit.
@@ -159,7 +161,6 @@ fn check_durations(settings: &Settings, errors: &mut Vec<ConfigError>) {
         ("ping_after", Some(settings.ping_after), true),
         ("idle_timeout", settings.idle_timeout, false),
         ("shrink", settings.shrink, true),
-        ("connect", Some(settings.connect), false),
     ];
     for (field, value, zero) in durations {
         let Some(value) = value else { continue };
@@ -206,14 +207,13 @@ mod tests {
             size: 1,
             min_idle: 2,
             recycle_jitter_percent: 101,
-            connect: Duration::ZERO,
             idle_timeout: Some(Duration::ZERO),
             acquire: MAX_DURATION + Duration::from_nanos(1),
             ..Settings::default()
         })
         .unwrap_err();
         let fields: Vec<_> = errors.iter().map(|e| e.field).collect();
-        assert_eq!(fields, ["recycle_jitter_percent", "min_idle", "acquire", "idle_timeout", "connect"]);
+        assert_eq!(fields, ["recycle_jitter_percent", "min_idle", "acquire", "idle_timeout"]);
         assert_eq!(errors[1].to_string(), "min_idle: 2 is more than size 1; lower it or raise size");
     }
 
@@ -226,7 +226,6 @@ mod tests {
             min_idle: MAX_CONNECTIONS,
             recycle_jitter_percent: 100,
             acquire: MAX_DURATION,
-            connect: MAX_DURATION,
             ..Settings::default()
         };
         assert!(Config::new(most.clone()).is_ok());

@@ -372,7 +372,6 @@ impl<B: Backend> State<B> {
     }
 
     fn effect(&mut self, shared: &Shared<B>, effect: Effect<B::Key>, now: Instant, after: &mut After<B>) {
-        let limit = self.engine.config().settings().connect;
         match effect {
             Effect::Grant { request, conn, ping, fresh } => {
                 self.grant(shared, request, conn, (ping, fresh), now, after)
@@ -381,7 +380,7 @@ impl<B: Backend> State<B> {
                 let error = if why == Refusal::ConnectFailed { self.error.take() } else { None };
                 self.settle(request, Wait::Failed(CheckoutError::new(why, error)), after);
             }
-            Effect::Connect { conn, key } => after.jobs.push(Job::Connect { conn, key, limit }),
+            Effect::Connect { conn, key } => after.jobs.push(Job::Connect { conn, key }),
             Effect::Close { conn, reason } => match self.conn_slot(conn).take() {
                 Some(live) => after.jobs.push(Job::Close { conn, live, reason }),
                 // It was lost with the task that had it: its socket is closed, what the server did is not known.
@@ -401,12 +400,11 @@ impl<B: Backend> State<B> {
         after: &mut After<B>,
     ) {
         if ping && let Some(live) = self.conn_slot(conn).take() {
-            let limit = self.engine.config().settings().connect;
             if let Wait::Queued { waker, retried } = self.waiter(request) {
                 let pinging = Wait::Pinging { waker: waker.take(), retried: *retried };
                 *self.waiter(request) = pinging;
             }
-            after.jobs.push(Job::Ping { conn, live, request, limit });
+            after.jobs.push(Job::Ping { conn, live, request });
             return;
         }
         let usable = fresh || self.conn_mut(conn).is_some_and(|live| shared.backend.look(live));

@@ -5,7 +5,6 @@
 //! runtime leaks no slot.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::backend::{Backend, CloseOutcome, PingError};
 use super::checkout::CheckoutError;
@@ -15,8 +14,8 @@ use super::reason::CloseReason;
 
 /// A task to be started.
 pub(super) enum Job<B: Backend> {
-    Connect { conn: ConnId, key: B::Key, limit: Duration },
-    Ping { conn: ConnId, live: B::Conn, request: RequestId, limit: Duration },
+    Connect { conn: ConnId, key: B::Key },
+    Ping { conn: ConnId, live: B::Conn, request: RequestId },
     Close { conn: ConnId, live: B::Conn, reason: CloseReason },
 }
 
@@ -31,9 +30,9 @@ impl<B: Backend> Job<B> {
         async move {
             let backend = task.shared.backend.clone();
             match self {
-                Self::Connect { key, limit, .. } => task.connected(backend.connect(&key, limit).await),
-                Self::Ping { mut live, limit, .. } => {
-                    let result = backend.ping(&mut live, limit).await;
+                Self::Connect { key, .. } => task.connected(backend.connect(&key).await),
+                Self::Ping { mut live, .. } => {
+                    let result = backend.ping(&mut live).await;
                     task.pinged(live, result);
                 }
                 Self::Close { live, reason, .. } => {

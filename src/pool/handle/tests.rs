@@ -73,7 +73,7 @@ impl Backend for Fake {
         'd'
     }
 
-    async fn connect(&self, _: &char, _: Duration) -> Result<u64, &'static str> {
+    async fn connect(&self, _: &char) -> Result<u64, &'static str> {
         let open = self.open.fetch_add(1, SeqCst) + 1;
         self.most_open.fetch_max(open, SeqCst);
         pass(&self.connect_gate).await;
@@ -85,7 +85,7 @@ impl Backend for Fake {
         Ok(self.next.fetch_add(1, SeqCst))
     }
 
-    async fn ping(&self, _: &mut u64, _: Duration) -> Result<(), PingError<&'static str>> {
+    async fn ping(&self, _: &mut u64) -> Result<(), PingError<&'static str>> {
         self.pings.fetch_add(1, SeqCst);
         pass(&self.ping_gate).await;
         assert!(!self.panic.load(SeqCst), "as the test asked");
