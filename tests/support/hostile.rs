@@ -37,7 +37,7 @@ impl Server {
                         stream.set_nonblocking(false).unwrap();
                         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
                         thread::spawn(move || {
-                            let mut session = Session { stream, pending: vec![], cancelled: None };
+                            let mut session = Session { stream, pending: vec![], cancelled: None, minor: 0 };
                             let _ = script(&mut session, number);
                         });
                     }
@@ -66,6 +66,8 @@ pub struct Session {
     pub stream: TcpStream,
     /// Set by [`Self::startup`] when the connection was a CancelRequest: its process id and key.
     pub cancelled: Option<(u32, Vec<u8>)>,
+    /// The protocol's minor version that [`Self::startup`] was asked for.
+    pub minor: u16,
     pending: Vec<u8>,
 }
 
@@ -102,6 +104,7 @@ impl Session {
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
                 _ => {
+                    self.minor = u16::from_be_bytes([body[2], body[3]]);
                     let text = String::from_utf8_lossy(&body[4..]).into_owned();
                     let parts: Vec<_> = text.split('\0').collect();
                     let pairs = parts.chunks_exact(2).filter(|pair| !pair[0].is_empty());
@@ -129,12 +132,22 @@ impl Session {
     /// Answers everything as a server with one idle session would: every query's result is one row
     /// `1`; DISCARD ALL, BEGIN and the like have their tags. Ends with the connection.
     pub fn serve(&mut self) -> io::Result<()> {
+        self.serve_with(|_| None)
+    }
+
+    /// The same, but first asks `special` about each message's text (of Query and Parse): its bytes
+    /// are sent instead of the usual answer.
+    pub fn serve_with(&mut self, mut special: impl FnMut(&str) -> Option<Vec<u8>>) -> io::Result<()> {
         loop {
             let (tag, body) = self.message()?;
             if tag == b'X' {
                 return Ok(());
             }
-            let answer = answer(tag, &body);
+            let text = match tag {
+                b'Q' | b'P' => special(&String::from_utf8_lossy(&body)),
+                _ => None,
+            };
+            let answer = text.unwrap_or_else(|| answer(tag, &body));
             self.stream.write_all(&answer)?;
         }
     }

@@ -6,4 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cancel;
 mod harness;
+mod pipeline;
+mod prepared;
