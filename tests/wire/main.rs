@@ -7,6 +7,8 @@
 mod support;
 
 mod cancel;
+mod copy;
 mod harness;
 mod pipeline;
 mod prepared;
+mod startup;
