@@ -12,18 +12,27 @@ use std::time::Duration;
 
 /// A fake server; each connection runs the test's script in a thread of its own.
 pub struct Server {
-    /// Its port on 127.0.0.1.
+    /// Its port.
     pub port: u16,
     stop: Arc<AtomicBool>,
     accepted: Arc<AtomicUsize>,
 }
 
 impl Server {
-    /// Listens; `script` gets every connection with its number (from 0). A script that returns an
+    /// Listens on a port of 127.0.0.1; `script` gets every connection with its number (from 0). A script that returns an
     /// error (a broken pipe, mostly) just ends its connection.
     pub fn start(script: impl Fn(&mut Session, usize) -> io::Result<()> + Send + Sync + 'static) -> Self {
-        let port = process::free_port();
-        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        Self::start_at("127.0.0.1", 0, script)
+    }
+
+    /// The same at another loopback address; port 0 is any free one.
+    pub fn start_at(
+        address: &str,
+        port: u16,
+        script: impl Fn(&mut Session, usize) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        let port = if port == 0 { process::free_port() } else { port };
+        let listener = TcpListener::bind((address, port)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let (stop, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let script = Arc::new(script);

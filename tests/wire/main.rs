@@ -10,5 +10,6 @@ mod cancel;
 mod copy;
 mod harness;
 mod pipeline;
+mod pool;
 mod prepared;
 mod startup;
