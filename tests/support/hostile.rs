@@ -1,7 +1,6 @@
 //! A PostgreSQL that does what a test tells it to: servers that lie, stall or break off.
 
 use super::fe;
-use super::process;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -31,8 +30,8 @@ impl Server {
         port: u16,
         script: impl Fn(&mut Session, usize) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
-        let port = if port == 0 { process::free_port() } else { port };
         let listener = TcpListener::bind((address, port)).unwrap();
+        let port = listener.local_addr().unwrap().port();
         listener.set_nonblocking(true).unwrap();
         let (stop, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let script = Arc::new(script);

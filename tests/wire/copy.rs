@@ -82,7 +82,7 @@ fn case_41_late_copy_data_after_an_error_is_swallowed() {
     client.send(&[fe::copy_data(b"nonsense\n")]);
     client.expect("E:22P02 Z:I");
     other.works();
-    client.send(&[late.clone()]);
+    client.send(std::slice::from_ref(&late));
     client.expect_silence(MOMENT);
     client.works();
     other.works();

@@ -374,7 +374,7 @@ fn case_75_no_storm_of_connects() {
     let refuse = hostile::error(&[(b'S', "FATAL"), (b'V', "FATAL"), (b'C', "57P03"), (b'M', "starting up")]);
     let server = Server::start(move |session, _| {
         session.startup()?;
-        session.send(&[refuse.clone()])
+        session.send(std::slice::from_ref(&refuse))
     });
     let policy = Policy::new(server.port, "db").set("pool.minIdle", 2).set("health.interval", "1s");
     let sidecar = Sidecar::start(&policy);
