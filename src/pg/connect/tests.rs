@@ -65,7 +65,14 @@ async fn act(mut stream: TcpStream, script: Vec<Act>, log: Arc<Mutex<Vec<Vec<u8>
 }
 
 fn target(port: u16) -> Target {
-    Target { host: "127.0.0.1".into(), port, tls: Tls::Disable, timeout: Duration::from_secs(5), keepalive: None, bare: true }
+    Target {
+        host: "127.0.0.1".into(),
+        port,
+        tls: Tls::Disable,
+        timeout: Duration::from_secs(5),
+        keepalive: None,
+        bare: true,
+    }
 }
 
 fn who(password: &str) -> Credentials {
