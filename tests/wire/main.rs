@@ -6,4 +6,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cancel;
+mod copy;
 mod harness;
+mod pipeline;
+mod pool;
+mod prepared;
+mod startup;
