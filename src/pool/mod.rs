@@ -6,6 +6,7 @@
 //! - [`stats`]   a snapshot, with SQLAlchemy's counters and the physical ones.
 //! - [`backend`] what a database must be able to do.
 //! - [`handle`]  [`Pool`]: holds the engine behind one lock and carries out its effects.
+//! - [`state`]   what lies behind that lock.
 //! - [`checkout`] the values whose drop gives back: a request that waits, a connection that is lent.
 //! - [`tasks`]   the work done beside the clients: connecting, pinging, closing.
 //!
@@ -19,6 +20,7 @@ pub mod config;
 pub mod engine;
 pub mod handle;
 pub mod reason;
+mod state;
 pub mod stats;
 mod tasks;
 
