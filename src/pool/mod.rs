@@ -12,7 +12,7 @@
 //!
 //! The behaviour is that of SQLAlchemy's `QueuePool` (2.1.9), whose words are used throughout: a *record*
 //! is a slot of the pool, with a live connection or without; `size` records are kept, `max_overflow`
-//! more are allowed while needed. Where this pool differs on purpose is listed in `tests/oracle.rs`.
+//! more are allowed while needed. Where this pool differs on purpose is listed in `tests/oracle/main.rs`.
 
 pub mod backend;
 pub mod checkout;

@@ -186,10 +186,11 @@ impl<K: Clone + Eq> Engine<K> {
         unopened
     }
 
-    /// Tells those whose time is over, except those for whom an opening is under way: the timeout bounds the
-    /// wait in line, not the connecting.
+    /// Tells those whose time is over, except those for whom an opening is under way, or begins once a closing
+    /// connection has ended: the timeout bounds the wait in line, not the connecting.
     pub(super) fn expire(&mut self, now: Instant, fx: &mut Effects<K>) {
         self.pass += 1;
+        let mut slots = self.slots();
         let mut next = self.pending.first();
         while let Some(request) = next {
             next = self.pending.after(request);
@@ -197,6 +198,8 @@ impl<K: Clone + Eq> Engine<K> {
             let (deadline, timeout) = (pending.deadline, pending.timeout);
             if let Some(conn) = self.find_opening(&pending.key, now) {
                 self.claim_opening(conn);
+            } else if slots > 0 {
+                slots -= 1;
             } else if deadline <= now {
                 self.pending.remove(request);
                 self.totals.timeouts += 1;
