@@ -20,6 +20,8 @@ pub mod config;
 pub mod engine;
 pub mod handle;
 pub mod reason;
+#[cfg(test)]
+mod sim;
 mod state;
 pub mod stats;
 mod tasks;

@@ -209,3 +209,33 @@ impl<K: Clone + Eq> Engine<K> {
         }
     }
 }
+
+#[cfg(test)]
+impl<K: Clone + Eq> Engine<K> {
+    /// What must hold between events; see the module's head.
+    pub fn check_line(&self, now: Instant) {
+        let mut openings: Vec<_> = self.openings.clone();
+        let mut slots = self.slots();
+        let mut next = self.pending.first();
+        while let Some(pending) = next.and_then(|request| self.pending.get(request)) {
+            next = next.and_then(|request| self.pending.after(request));
+            assert!(self.find_usable(&pending.key, now).is_none(), "one waits while a usable connection is idle");
+            let opening = openings.iter().position(|conn| {
+                self.server(*conn).is_some_and(|server| server.key == pending.key && !server.is_retired(now))
+            });
+            if let Some(opening) = opening {
+                openings.remove(opening);
+            } else if slots > 0 {
+                slots -= 1;
+                assert!(self.physical() >= self.limit, "one waits while a slot is free");
+            } else {
+                assert_eq!(self.idle_live(), 0, "one waits while a connection could make room");
+            }
+        }
+    }
+
+    /// Slots in which something may be opened.
+    pub fn slots_left(&self) -> u32 {
+        self.slots()
+    }
+}
