@@ -1,11 +1,8 @@
 //! 6.2 Both directions at once (17).
 
-use crate::support::hostile::{self, Server};
 use crate::support::wire::{Client, Socket, Tls};
-use crate::support::{Bed, Launch, Options, Policy, Postgres, Sidecar, bed, certs::Certs, eventually, fe};
+use crate::support::{Bed, Launch, Options, Policy, Postgres, Sidecar, bed, certs::Certs, fe};
 use std::io::{ErrorKind, Read, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 

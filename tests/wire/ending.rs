@@ -1,9 +1,8 @@
 //! 6.7 Clients and servers that end, servers that cannot be reached (71, 72, 75).
 
 use crate::support::hostile::{self, Server, Session};
-use crate::support::{Bed, Launch, Options, PATIENCE, Policy, Postgres, Sidecar, always, bed, eventually, fe, pg};
+use crate::support::{Bed, Launch, Options, PATIENCE, Policy, Postgres, Sidecar, bed, eventually, fe, pg};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};

@@ -1,13 +1,11 @@
 //! 6.1 Cancel keys (6–9).
 
-use crate::support::hostile::{self, Server};
-use crate::support::wire::{Canceller, Client};
-use crate::support::{Bed, PATIENCE, Policy, Postgres, Sidecar, bed, eventually, fe};
-use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
+use crate::support::hostile::{self, Events, Server};
+use crate::support::wire::Canceller;
+use crate::support::{Bed, Policy, Postgres, Sidecar, bed, eventually, fe};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[test]
 fn case_06_server_without_backend_key_data() {
@@ -15,17 +13,17 @@ fn case_06_server_without_backend_key_data() {
         return;
     }
     let events = Events::default();
-    let seen = Arc::clone(&events);
+    let seen = events.clone();
     let server = Server::start(move |session, _| {
         let startup = session.startup();
         if session.cancelled.is_some() {
-            note(&seen, "cancel");
+            seen.note("cancel");
         }
         startup?;
         session.send(&[hostile::authentication(0, &[]), hostile::usual_parameters(), hostile::ready(b'I')])?;
         session.serve_with(|sql| {
             if sql.contains("'slow'") {
-                note(&seen, "slow");
+                seen.note("slow");
                 thread::sleep(Duration::from_millis(300));
             }
             None
@@ -34,10 +32,10 @@ fn case_06_server_without_backend_key_data() {
     let sidecar = Sidecar::start(&Policy::new(server.port, "db"));
     let mut client = sidecar.client();
     client.send(&[fe::query("SELECT 'slow'")]);
-    eventually("the query", || saw(&events, "slow"));
+    eventually("the query", || events.saw("slow"));
     client.canceller().send();
     client.expect("T D:1 C Z:I");
-    assert!(!saw(&events, "cancel"), "there is no key to cancel with");
+    assert!(!events.saw("cancel"), "there is no key to cancel with");
 }
 
 #[test]
@@ -65,7 +63,7 @@ fn case_07_server_keys_of_any_length_are_kept() {
         let sent: Vec<u8> = (0..length).map(|n: u32| u8::try_from(n % 251).unwrap()).collect();
         let (events, key) = (Events::default(), sent.clone());
         let got = Arc::new(Mutex::new(None));
-        let (seen, answer) = (Arc::clone(&events), Arc::clone(&got));
+        let (seen, answer) = (events.clone(), Arc::clone(&got));
         let server = Server::start(move |session, _| {
             let startup = session.startup();
             if let Some(cancel) = session.cancelled.take() {
@@ -82,7 +80,7 @@ fn case_07_server_keys_of_any_length_are_kept() {
             ])?;
             session.serve_with(|sql| {
                 if sql.contains("'slow'") {
-                    note(&seen, "slow");
+                    seen.note("slow");
                     thread::sleep(Duration::from_millis(500));
                 }
                 None
@@ -91,7 +89,7 @@ fn case_07_server_keys_of_any_length_are_kept() {
         let sidecar = Sidecar::start(&Policy::new(server.port, "db"));
         let mut client = sidecar.client();
         client.send(&[fe::query("SELECT 'slow'")]);
-        eventually("the query", || saw(&events, "slow"));
+        eventually("the query", || events.saw("slow"));
         client.canceller().send();
         client.expect("T D:1 C Z:I");
         let got = got.lock().unwrap().clone().expect("no cancel came");

@@ -1,13 +1,11 @@
 //! 6.2 Pipelining, Flush, Sync.
 
 use crate::support::hostile::{self, Server};
-use crate::support::wire::{Client, Socket, Tls};
-use crate::support::{Bed, Launch, Options, Policy, Postgres, Sidecar, bed, certs::Certs, eventually, fe};
-use std::io::{ErrorKind, Read, Write};
+use crate::support::{Bed, Policy, Sidecar, bed, eventually, fe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const MOMENT: Duration = Duration::from_millis(150);
 

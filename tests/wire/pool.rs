@@ -1,7 +1,7 @@
 //! 6.7 The pool: idle servers, timeouts, reload (69, 70, 74, 76–78).
 
-use crate::support::hostile::{self, Server, Session};
-use crate::support::{Bed, Launch, Options, PATIENCE, Policy, Postgres, Sidecar, always, bed, eventually, fe, pg};
+use crate::support::hostile::{self, Server};
+use crate::support::{Bed, Launch, PATIENCE, Policy, Sidecar, always, bed, eventually, fe, pg};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

@@ -2,13 +2,10 @@
 
 use crate::support::hostile::{self, Server};
 use crate::support::wire::{Binding, Client, Socket, Tls};
-use crate::support::{
-    Bed, Connect, Launch, Options, Policy, Postgres, Sidecar, bed, certs::Certs, eventually, fe, pg, process,
-};
+use crate::support::{Bed, Launch, Options, Policy, Postgres, Sidecar, bed, certs::Certs, fe, pg, process};
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// A sidecar with TLS towards clients, before a shared server.

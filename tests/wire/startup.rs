@@ -1,13 +1,7 @@
 //! 6.6 Startup (57, 60, 64, 66, 67).
 
-use crate::support::hostile::{self, Server};
-use crate::support::wire::{Binding, Client, Socket, Tls};
-use crate::support::{
-    Bed, Connect, Launch, Options, Policy, Postgres, Sidecar, bed, certs::Certs, eventually, fe, pg, process,
-};
+use crate::support::{Bed, Connect, Postgres, bed, eventually, fe, pg, process};
 use std::io::Read;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
