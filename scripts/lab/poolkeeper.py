@@ -8,6 +8,8 @@ import urllib.request
 
 from . import process
 
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
+
 
 def yaml(value, indent=0):
     """Block YAML of nested dicts of scalars, as a person would write it."""
@@ -89,7 +91,7 @@ class Poolkeeper:
     def get(self, path):
         """The body and HTTP status of one of its endpoints."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", timeout=2) as answer:
+            with _direct.open(f"http://127.0.0.1:{self.http}{path}", timeout=2) as answer:
                 return answer.read().decode(), answer.status
         except urllib.error.HTTPError as refusal:
             return refusal.read().decode(), refusal.code

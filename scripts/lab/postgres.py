@@ -1,8 +1,6 @@
 """A throw-away PostgreSQL: its own data folder, port and socket; nothing of the system's is touched."""
 
 import os
-import shutil
-import signal
 import subprocess
 
 from . import process, wire
@@ -85,5 +83,4 @@ class Postgres:
         return f"{self.bin}/{name}"
 
     def stop(self):
-        self.process.stop(signal.SIGINT)
-        shutil.rmtree(self.data, ignore_errors=True)
+        self.process.stop()

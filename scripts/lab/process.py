@@ -27,8 +27,9 @@ def command(argv, user=None, death="TERM"):
 
 
 def folder(name):
-    """A temporary folder that the service user owns."""
+    """A temporary folder that the service user owns; end_all() removes it."""
     path = tempfile.mkdtemp(prefix=f"poolkeeper-{name}-")
+    _folders.append(path)
     os.chmod(path, 0o755)
     user = service_user()
     if user:
@@ -57,8 +58,21 @@ def wait_for(condition, what, seconds=30.0, process=None, pause=0.01):
         time.sleep(pause)
 
 
+_started = []
+_folders = []
+
+
+def end_all():
+    """Ends every Process still running, latest first, and removes every folder() made."""
+    while _started:
+        _started.pop().stop()
+    while _folders:
+        shutil.rmtree(_folders.pop(), ignore_errors=True)
+
+
 class Process:
-    """A program in the background with its output in a file. Its own session: Ctrl-C reaches us, and we end it in order."""
+    """A program in the background with its output in a file; `death` is the signal that ends it in order. It has a session of
+    its own: Ctrl-C reaches us, and we end it."""
 
     def __init__(self, name, argv, log, user=None, death="TERM", env=None):
         self.name = name
@@ -68,6 +82,8 @@ class Process:
                 command(argv, user, death), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, env=env
             )
         self.pid = self.popen.pid
+        self.death = getattr(signal, f"SIG{death}")
+        _started.append(self)
 
     def gone(self):
         return self.popen.poll() is not None
@@ -76,10 +92,10 @@ class Process:
         with open(self.log, errors="replace") as text:
             return "".join(text.readlines()[-lines:])
 
-    def stop(self, sign=signal.SIGTERM, seconds=10.0):
+    def stop(self, seconds=10.0):
         """Asks it to end, then insists; the exit status."""
         if not self.gone():
-            self.popen.send_signal(sign)
+            self.popen.send_signal(self.death)
             try:
                 self.popen.wait(seconds)
             except subprocess.TimeoutExpired:
