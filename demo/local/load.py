@@ -4,6 +4,7 @@ What is checked: every value that comes back (a client that gets another's answe
 that was reported is in the books, once, and that the books balance; that no client was cut off and no login refused.
 """
 
+import glob
 import os
 import re
 import signal
@@ -50,14 +51,16 @@ class Load:
     def __init__(self, postgres, sidecar, password, clients, folder):
         self.tps = self.latency = 0.0
         self.words = []
-        self.out = ""
         scripts = []
         for name, text, weight in (("check", CHECK, 19), ("transfer", TRANSFER, 1)):
             with open(f"{folder}/{name}.sql", "w") as file:
                 file.write(text)
             scripts += ["-f", f"{folder}/{name}.sql@{weight}"]
-        argv = [postgres.program("pgbench"), "-n", "-M", "prepared", *scripts, "-c", str(clients), "-j", "2", "-P", "1"]
-        argv += ["-T", "3600", "-h", "127.0.0.1", "-p", str(sidecar.port), "-U", USER, DATABASE]
+        # A thread for each client: pgbench waits for a Parse without serving the other clients of its thread, and one of those may
+        # be in a transaction, holding the very server that is waited for.
+        argv = [postgres.program("pgbench"), "-n", "-M", "prepared", *scripts, "-c", str(clients), "-j", str(clients), "-P", "1"]
+        self.logs = f"{folder}/transactions"
+        argv += ["-T", "3600", "-l", f"--log-prefix={self.logs}", "-h", "127.0.0.1", "-p", str(sidecar.port), "-U", USER, DATABASE]
         environment = {**os.environ, "PGPASSWORD": password, "PGSSLMODE": "disable"}
         # Its own session: Ctrl-C is ours to handle.
         self.process = subprocess.Popen(
@@ -83,20 +86,23 @@ class Load:
         """Ends it in order; what it reports. ALRM is pgbench's own end of -T: transactions under way are finished."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGALRM)
-        self.out = self.process.stdout.read()
+        out = self.process.stdout.read()
         self.process.wait(30)
         self.reader.join(5)
-        return Report(self.out, self.words, self.process.returncode)
+        return Report(out, self.words, self.process.returncode, self.logs)
 
 
 class Report:
-    """pgbench's summary: transactions of each script, and every failure, in its own words."""
+    """What pgbench reports: transactions, transfers among them, and every failure, in its own words."""
 
-    def __init__(self, out, words, status):
+    def __init__(self, out, words, status, logs):
         self.transactions = self._number(r"number of transactions actually processed: (\d+)", out)
         self.failed = self._number(r"number of failed transactions: (\d+)", out)
-        scripts = re.findall(r"^ - (\d+) transactions", out, re.MULTILINE)
-        self.transfers = int(scripts[1]) if len(scripts) == 2 else -1
+        # From the log, a line a transaction (the fourth field is the script): the threads count per script without a lock.
+        self.transfers = 0
+        for name in glob.glob(f"{logs}.*"):
+            with open(name) as text:
+                self.transfers += sum(line.split()[3] == "1" for line in text)
         # A client that meets an error, a wrong answer or a lost connection ends with one of these lines, and pgbench with status 2.
         self.aborted = [line.strip() for line in words if "aborted" in line or "error" in line.lower()]
         if status != 0 and not self.aborted:
