@@ -4,7 +4,7 @@ SHELL := /bin/bash
 
 # A clean clone in CI finds the dependencies built by the last one; scripts/test takes a lock there.
 ifeq ($(CI),true)
-export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/poolkeeper/target
+export CARGO_TARGET_DIR ?= $(shell . scripts/lib.sh && echo $$POOLKEEPER_CACHE)/target
 endif
 
 .PHONY: help demo demo-local test bench check lint fmt crd docs mutants setup clean
@@ -46,5 +46,5 @@ mutants: ## breaks the pool and the wire in small ways and sees whether a test n
 setup: ## installs what the other targets need
 	@scripts/setup
 
-clean: ## removes what was built here (what is kept for all clones stays in ~/.cache/poolkeeper)
+clean: ## removes what was built here (what is kept for all clones stays: see CONTRIBUTING.md)
 	@rm -rf target

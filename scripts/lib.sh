@@ -1,8 +1,11 @@
 # Shared by the scripts of this folder (sourced, not run): where things are kept, how they speak, how Debian packages come in.
 # shellcheck shell=bash
 
-# What takes long to make is kept outside the tree, keyed by version, so that a clean clone finds it again.
-POOLKEEPER_CACHE=${POOLKEEPER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/poolkeeper}
+# What takes long to make is kept outside the tree, keyed by version, so that a clean clone finds it again. Root's home is closed to the user
+# that PostgreSQL runs as, so root keeps it elsewhere.
+if [ -z "${POOLKEEPER_CACHE:-}" ]; then
+  if [ "$(id -u)" = 0 ]; then POOLKEEPER_CACHE=/var/cache/poolkeeper; else POOLKEEPER_CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/poolkeeper; fi
+fi
 export POOLKEEPER_CACHE
 
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$'\e[1m' dim=$'\e[2m' red=$'\e[31m' green=$'\e[32m' plain=$'\e[0m'
