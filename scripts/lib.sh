@@ -40,11 +40,11 @@ apt_install() {
 # need COMMAND PACKAGE…: installs the packages if the command is missing.
 need() { local command=$1; shift; command -v "$command" >/dev/null || apt_install "$@"; }
 
-# The folder of PostgreSQL's server programs: $PGBIN, else the newest of Debian's, else wherever initdb is on the PATH.
+# Prints the folder of PostgreSQL's server programs: $PGBIN, else the newest of Debian's, else wherever initdb is; nothing if there is none.
 postgres_bin() {
   if [ -n "${PGBIN:-}" ]; then echo "$PGBIN"; return; fi
   local found
   found=$(find /usr/lib/postgresql -path '*/bin/initdb' 2>/dev/null | sort -V | tail -n 1)
   [ -n "$found" ] || found=$(command -v initdb || true)
-  [ -n "$found" ] && dirname "$(readlink -f "$found")"
+  [ -z "$found" ] || dirname "$(readlink -f "$found")"
 }
