@@ -129,11 +129,6 @@ impl Registered {
         self.databases.write().unwrap_or_else(PoisonError::into_inner).insert(database.alias.clone(), database);
     }
 
-    /// Seconds since the start.
-    pub fn second(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.started).as_secs()
-    }
-
     /// Time since the start.
     pub fn uptime(&self) -> Duration {
         self.started.elapsed()

@@ -91,15 +91,14 @@ impl Serving {
 
     async fn run(&mut self) {
         loop {
-            let second = self.worker.registered.second(Instant::now());
-            self.client.shared.set_idle_since(second);
+            self.client.shared.set_idle(Some(Instant::now()));
             let wants = poll_fn(|cx| self.client.poll_idle(cx, &self.worker.buffers)).await;
             match wants {
                 Wants::Server => {}
                 Wants::Leave => return,
                 wants => return Box::pin(self.part(wants)).await,
             }
-            self.client.shared.set_idle_since(u64::MAX);
+            self.client.shared.set_idle(None);
             match self.acquire().await {
                 Acquired::Lease(lease) => {
                     if !self.hold(lease).await {

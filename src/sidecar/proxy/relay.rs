@@ -84,6 +84,8 @@ impl Relay<'_> {
         self.client.shared.set_activity(if quiet { Activity::Holding } else { Activity::Active });
         if quiet {
             self.client.input.rest(self.buffers);
+            // Only a client that keeps its server (Session mode, a pin) can be idle here.
+            self.client.shared.set_idle(self.server.exchange.is_free().then(|| *now.get_or_insert_with(Instant::now)));
         }
         self.server.input.rest(self.buffers);
         Poll::Pending
@@ -203,6 +205,7 @@ impl Relay<'_> {
         let mut server = Server { exchange: &mut conn.exchange, cache: &mut conn.cache, out: &mut conn.to_server };
         let stop = self.client.ingress.process(&mut input, &mut self.client.names, &mut server, self.rules);
         self.taken = input.taken();
+        self.client.shared.set_idle(None);
         if conn.to_server.is_empty() {
             self.client.input.consume(std::mem::take(&mut self.taken));
         }
