@@ -1,4 +1,8 @@
 //! What a user writes: the `DbPoolPolicy`, and its one resolution into engine values.
 
+mod cel;
+pub mod duration;
+pub mod percent;
 pub mod resolve;
+pub mod schema;
 pub mod v1alpha1;

@@ -1,1 +1,374 @@
-//! .
+//! What one server still owes one client: the bookkeeping of a pipeline. Pure.
+//!
+//! Every message that is sent to a server leaves a note of what answers it; every message from the server is held
+//! against the oldest note. From this follow: whether the server is free for somebody else, which answers were asked
+//! for by Poolkeeper itself and must not reach the client, and where an answer that needs no server has its place
+//! among those that do (wire-cases 14, 15, 24, 31, 40).
+//!
+//! Source: "Message Flow" of the protocol chapter, and `exec_simple_query`, `PostgresMain`, `CopyGetData` of PostgreSQL
+//! where that chapter is silent.
+
+use std::collections::VecDeque;
+
+use super::session::prepared::{Cache, Names};
+
+/// What answers a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// Query: anything up to ReadyForQuery.
+    Query,
+    /// FunctionCall: FunctionCallResponse, then ReadyForQuery.
+    Function,
+    /// Sync: ReadyForQuery.
+    Sync,
+    /// ParseComplete.
+    Parse,
+    /// BindComplete.
+    Bind,
+    /// ParameterDescription, then RowDescription or NoData.
+    DescribeStatement,
+    /// RowDescription or NoData.
+    DescribePortal,
+    /// Rows, then CommandComplete, EmptyQueryResponse or PortalSuspended.
+    Execute,
+    /// CloseComplete.
+    Close,
+    /// Nothing from the server: Poolkeeper answers with this message (its tag; it has no body).
+    Own(u8),
+}
+
+/// What else happens when an answer arrives.
+#[derive(Debug, Clone, Copy, Default)]
+struct Also {
+    /// Poolkeeper asked, not the client: the answer is swallowed.
+    swallow: bool,
+    /// The client's names change.
+    names: bool,
+    /// The server's cache has a Parse under way.
+    parsing: bool,
+    /// The server's cache has a Close under way.
+    closing: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Owed {
+    expect: Expect,
+    also: Also,
+}
+
+/// Whether the server reads rows from the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Copy {
+    No,
+    /// CopyInResponse was seen; the client sends data.
+    In,
+    /// The client has ended its data; the server has not answered yet.
+    Ended,
+}
+
+/// What to do with a message from the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is for the client.
+    Forward,
+    /// Poolkeeper asked for it.
+    Swallow,
+}
+
+/// The server said something that nobody can have asked for: it is out of step and must be closed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("message {:?} from the server where {expected:?} was expected", char::from(*tag))]
+pub struct OutOfStep {
+    /// The message's tag.
+    pub tag: u8,
+    /// What the oldest unanswered message asked for.
+    pub expected: Option<Expect>,
+}
+
+/// One server's unanswered messages and its transaction status.
+#[derive(Debug)]
+pub struct Exchange {
+    owed: VecDeque<Owed>,
+    status: u8,
+    /// An error was seen and no Sync sent yet: the server skips what comes.
+    failed: bool,
+    /// Extended messages were sent since the last Sync.
+    batch: bool,
+    copy: Copy,
+    /// Syncs of which only the server knows whether it ignored them (during COPY) or will answer.
+    maybe: u32,
+}
+
+impl Default for Exchange {
+    fn default() -> Self {
+        Self { owed: VecDeque::new(), status: b'I', failed: false, batch: false, copy: Copy::No, maybe: 0 }
+    }
+}
+
+impl Exchange {
+    /// Transaction status of the last ReadyForQuery: `I` idle, `T` in a transaction, `E` in a failed one.
+    pub fn status(&self) -> u8 {
+        self.status
+    }
+
+    /// A statement of our own, which was not noted here, left the server in this transaction status.
+    pub fn assume(&mut self, status: u8) {
+        self.status = status;
+    }
+
+    /// Nothing is owed, no batch is open: the server waits for a message, in a transaction or not.
+    pub fn is_quiet(&self) -> bool {
+        self.owed.is_empty() && !self.batch && self.maybe == 0 && self.copy == Copy::No
+    }
+
+    /// Quiet and in no transaction: the server is free for another client, as far as the protocol goes.
+    pub fn is_free(&self) -> bool {
+        self.status == b'I' && self.is_quiet()
+    }
+
+    /// The server skips all messages up to a Sync: they need not be sent.
+    pub fn is_skipping(&self) -> bool {
+        self.failed
+    }
+
+    /// Only an answer to a probe can tell whether another ReadyForQuery comes (wire-cases 40): send [`Exchange::probe`].
+    pub fn wants_probe(&self) -> bool {
+        self.maybe > 0 && self.owed.is_empty() && !self.failed && !self.batch && self.copy == Copy::No
+    }
+
+    /// Notes a probe: a Close for a statement that does not exist and a Sync are sent now.
+    pub fn probe(&mut self) {
+        let also = Also { swallow: true, ..Also::default() };
+        self.owed.push_back(Owed { expect: Expect::Close, also });
+        self.owed.push_back(Owed { expect: Expect::Sync, also });
+    }
+
+    /// A simple Query or a FunctionCall is sent now.
+    pub fn query(&mut self, expect: Expect, names: bool) {
+        self.batch = false;
+        self.owed.push_back(Owed { expect, also: Also { names, ..Also::default() } });
+    }
+
+    /// A message of the extended protocol is sent now.
+    pub fn extended(&mut self, expect: Expect) {
+        self.batch = true;
+        self.owed.push_back(Owed { expect, also: Also::default() });
+    }
+
+    /// A client's Parse is sent now; its names change with the answer.
+    pub fn parse(&mut self, names: bool) {
+        self.batch = true;
+        self.owed.push_back(Owed { expect: Expect::Parse, also: Also { names, parsing: true, ..Also::default() } });
+    }
+
+    /// A Parse of our own is sent now: the server lacks a statement.
+    pub fn reparse(&mut self) {
+        self.batch = true;
+        self.owed.push_back(Owed { expect: Expect::Parse, also: Also { swallow: true, parsing: true, ..Also::default() } });
+    }
+
+    /// A Close of our own is sent now: the server's cache is full.
+    pub fn evict(&mut self) {
+        self.batch = true;
+        self.owed.push_back(Owed { expect: Expect::Close, also: Also { swallow: true, closing: true, ..Also::default() } });
+    }
+
+    /// A client's Close is sent now; its names change with the answer.
+    pub fn close(&mut self, names: bool) {
+        self.batch = true;
+        self.owed.push_back(Owed { expect: Expect::Close, also: Also { names, ..Also::default() } });
+    }
+
+    /// A Close of our own is sent now, for something that the server may not have.
+    pub fn close_quietly(&mut self) {
+        self.batch = true;
+        self.owed.push_back(Owed { expect: Expect::Close, also: Also { swallow: true, ..Also::default() } });
+    }
+
+    /// The client is to get this message in its turn; nothing is sent. Its names change with it.
+    pub fn own(&mut self, tag: u8) {
+        // The client must send Sync after it, and only a server can answer that in order.
+        self.batch = true;
+        self.owed.push_back(Owed { expect: Expect::Own(tag), also: Also { names: true, ..Also::default() } });
+    }
+
+    /// A Sync is sent now.
+    pub fn sync(&mut self) {
+        if self.copy == Copy::In {
+            // Ignored by a server that copies, answered by one that has just failed (CopyGetData in copyfromparse.c).
+            self.maybe += 1;
+            return;
+        }
+        self.batch = false;
+        self.failed = false;
+        self.owed.push_back(Owed { expect: Expect::Sync, also: Also::default() });
+    }
+
+    /// CopyDone or CopyFail is sent now.
+    pub fn copy_ended(&mut self) {
+        if self.copy == Copy::In {
+            self.copy = Copy::Ended;
+        }
+    }
+
+    /// Whether CopyData may be meant for the server: it copies, or may be about to.
+    pub fn takes_copy_data(&self) -> bool {
+        self.copy == Copy::In || (!self.owed.is_empty() && !self.failed)
+    }
+
+    /// Holds a message from the server against what is owed. `body` is needed for ReadyForQuery and CommandComplete only.
+    ///
+    /// # Errors
+    /// If nobody can have asked for this message.
+    pub fn on_server(
+        &mut self,
+        tag: u8,
+        body: &[u8],
+        names: &mut Names,
+        cache: &mut Cache,
+    ) -> Result<Verdict, OutOfStep> {
+        let head = self.owed.front().copied();
+        let expect = head.map(|head| head.expect);
+        let wrong = Err(OutOfStep { tag, expected: expect });
+        match (tag, expect) {
+            // Rows first: the path of a query.
+            (b'D' | b'd' | b'c', Some(Expect::Query | Expect::Execute)) => Ok(Verdict::Forward),
+            (b'N' | b'S' | b'A', _) => Ok(Verdict::Forward),
+            (b'T' | b'C' | b'I' | b'H' | b'G', Some(Expect::Query)) => {
+                if tag == b'G' {
+                    self.copy_starts();
+                } else if tag == b'C' {
+                    self.copy_completes();
+                }
+                Ok(Verdict::Forward)
+            }
+            (b'C' | b'I' | b's', Some(Expect::Execute)) => {
+                self.copy_completes();
+                Ok(self.answered(names, cache))
+            }
+            (b'G', Some(Expect::Execute)) => {
+                self.copy_starts();
+                Ok(Verdict::Forward)
+            }
+            (b'H', Some(Expect::Execute)) => Ok(Verdict::Forward),
+            (b'1', Some(Expect::Parse)) | (b'2', Some(Expect::Bind)) => Ok(self.answered(names, cache)),
+            (b'3', Some(Expect::Close)) => {
+                // It was sent after every Sync that is in doubt, so none of these will be answered any more.
+                self.maybe = 0;
+                Ok(self.answered(names, cache))
+            }
+            (b't', Some(Expect::DescribeStatement)) => Ok(Verdict::Forward),
+            (b'T' | b'n', Some(Expect::DescribeStatement | Expect::DescribePortal)) => Ok(self.answered(names, cache)),
+            (b'V', Some(Expect::Function)) => Ok(Verdict::Forward),
+            (b'Z', _) => self.ready(body, names, cache).ok_or(OutOfStep { tag, expected: expect }),
+            (b'E', _) => {
+                self.error(names, cache);
+                Ok(Verdict::Forward)
+            }
+            _ => wrong,
+        }
+    }
+
+    /// Appends the answers of our own whose turn has come.
+    pub fn take_own(&mut self, out: &mut Vec<u8>, names: &mut Names) {
+        while let Some(Owed { expect: Expect::Own(tag), also }) = self.owed.front().copied() {
+            out.extend_from_slice(&[tag, 0, 0, 0, 4]);
+            if also.names {
+                names.apply();
+            }
+            self.owed.pop_front();
+        }
+    }
+
+    /// Whether an answer of our own is due now.
+    pub fn has_own(&self) -> bool {
+        matches!(self.owed.front(), Some(Owed { expect: Expect::Own(_), .. }))
+    }
+
+    /// Whether answers of our own are all that is owed: no message of the server will bring their turn.
+    pub fn owes_only_own(&self) -> bool {
+        self.has_own() && self.owed.iter().all(|owed| matches!(owed.expect, Expect::Own(_)))
+    }
+
+    fn answered(&mut self, names: &mut Names, cache: &mut Cache) -> Verdict {
+        let Some(owed) = self.owed.pop_front() else { return Verdict::Forward };
+        if owed.also.names {
+            names.apply();
+        }
+        if owed.also.parsing {
+            cache.parsed();
+        }
+        if owed.also.closing {
+            cache.closed();
+        }
+        if owed.also.swallow { Verdict::Swallow } else { Verdict::Forward }
+    }
+
+    fn ready(&mut self, body: &[u8], names: &mut Names, cache: &mut Cache) -> Option<Verdict> {
+        let [status @ (b'I' | b'T' | b'E')] = *body else { return None };
+        match self.owed.front() {
+            Some(Owed { expect: Expect::Query | Expect::Function | Expect::Sync, .. }) => {
+                self.status = status;
+                self.copy = Copy::No;
+                Some(self.answered(names, cache))
+            }
+            _ if self.maybe > 0 => {
+                self.maybe -= 1;
+                self.status = status;
+                self.failed = false;
+                self.batch = false;
+                Some(Verdict::Forward)
+            }
+            _ => None,
+        }
+    }
+
+    /// After an error the server skips everything up to the next Sync, unless it was running a simple Query.
+    fn error(&mut self, names: &mut Names, cache: &mut Cache) {
+        self.copy = Copy::No;
+        if let Some(Owed { expect: Expect::Query | Expect::Function | Expect::Sync, .. }) = self.owed.front() {
+            return;
+        }
+        let mut skipped = false;
+        self.batch |= !self.owed.is_empty();
+        while let Some(owed) = self.owed.front() {
+            if owed.expect == Expect::Sync {
+                return;
+            }
+            let also = owed.also;
+            self.owed.pop_front();
+            if also.names {
+                names.drop_change(skipped);
+            }
+            if also.parsing {
+                cache.parse_failed();
+            }
+            if also.closing {
+                cache.close_skipped();
+            }
+            skipped = true;
+        }
+        self.failed = self.batch;
+    }
+
+    fn copy_starts(&mut self) {
+        self.copy = Copy::In;
+        // Syncs sent before the client could know of the COPY are ignored by the server (wire-cases 40).
+        let before = self.owed.len();
+        self.owed.retain(|owed| owed.expect != Expect::Sync);
+        let ignored = before - self.owed.len();
+        self.maybe += u32::try_from(ignored).unwrap_or(u32::MAX);
+        self.batch |= ignored > 0 && matches!(self.owed.front(), Some(Owed { expect: Expect::Execute, .. }));
+    }
+
+    fn copy_completes(&mut self) {
+        if self.copy != Copy::No {
+            // CopyDone came after those Syncs and was taken: so were they.
+            self.copy = Copy::No;
+            self.maybe = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,381 @@
-//! .
+//! Messages: builders append whole frames to a buffer, parsers borrow from a whole body.
+//!
+//! Formats: <https://www.postgresql.org/docs/current/protocol-message-formats.html>. Bytes of a peer are
+//! never trusted: a parser that does not find what it needs says `None`.
+
+use std::borrow::Cow;
+
+use super::error::SqlState;
+
+/// How bad an error is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// The statement failed; the connection goes on.
+    Error,
+    /// The connection ends after this message.
+    Fatal,
+}
+
+impl Severity {
+    fn as_str(self) -> &'static str {
+        match self {
+            Severity::Error => "ERROR",
+            Severity::Fatal => "FATAL",
+        }
+    }
+}
+
+/// Appends a frame whose body `fill` writes.
+pub fn frame(out: &mut Vec<u8>, tag: u8, fill: impl FnOnce(&mut Vec<u8>)) {
+    out.push(tag);
+    sized(out, fill);
+}
+
+/// Appends a length (which counts itself) and what `fill` writes: a frame without a tag.
+pub(super) fn sized(out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
+    let at = out.len();
+    out.extend([0; 4]);
+    fill(out);
+    // Nothing built here comes near 2 GiB; a peer would refuse the absurd length.
+    let length = i32::try_from(out.len() - at).unwrap_or(i32::MAX);
+    if let Some(place) = out.get_mut(at..at + 4) {
+        place.copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+/// Appends a text and its terminator. What follows a NUL inside it would be read as the next field: it is left out.
+pub fn cstr(out: &mut Vec<u8>, text: &[u8]) {
+    let end = memchr::memchr(0, text).unwrap_or(text.len());
+    out.extend_from_slice(text.get(..end).unwrap_or_default());
+    out.push(0);
+}
+
+/// ErrorResponse.
+pub fn error_response(
+    out: &mut Vec<u8>,
+    severity: Severity,
+    code: &SqlState,
+    message: &str,
+    detail: Option<&str>,
+    hint: Option<&str>,
+) {
+    frame(out, b'E', |out| {
+        let fields = [
+            (b'S', Some(severity.as_str())),
+            (b'V', Some(severity.as_str())),
+            (b'C', Some(code.as_str())),
+            (b'M', Some(message)),
+            (b'D', detail),
+            (b'H', hint),
+        ];
+        for (field, text) in fields {
+            if let Some(text) = text {
+                out.push(field);
+                cstr(out, text.as_bytes());
+            }
+        }
+        out.push(0);
+    });
+}
+
+/// ReadyForQuery with the transaction status `I`, `T` or `E`.
+pub fn ready_for_query(out: &mut Vec<u8>, status: u8) {
+    frame(out, b'Z', |out| out.push(status));
+}
+
+/// ParameterStatus: a setting that the server reports.
+pub fn parameter_status(out: &mut Vec<u8>, name: &str, value: &str) {
+    frame(out, b'S', |out| {
+        cstr(out, name.as_bytes());
+        cstr(out, value.as_bytes());
+    });
+}
+
+/// BackendKeyData: what a later CancelRequest must name. 4 bytes of key in protocol 3.0, up to 256 in 3.2.
+pub fn backend_key_data(out: &mut Vec<u8>, pid: i32, key: &[u8]) {
+    frame(out, b'K', |out| {
+        out.extend(pid.to_be_bytes());
+        out.extend_from_slice(key);
+    });
+}
+
+/// AuthenticationOk.
+pub fn authentication_ok(out: &mut Vec<u8>) {
+    frame(out, b'R', |out| out.extend(0i32.to_be_bytes()));
+}
+
+/// AuthenticationSASL: the mechanisms that are offered, best first.
+pub fn authentication_sasl(out: &mut Vec<u8>, mechanisms: &[&str]) {
+    frame(out, b'R', |out| {
+        out.extend(10i32.to_be_bytes());
+        for mechanism in mechanisms {
+            cstr(out, mechanism.as_bytes());
+        }
+        out.push(0);
+    });
+}
+
+/// AuthenticationSASLContinue.
+pub fn authentication_sasl_continue(out: &mut Vec<u8>, data: &[u8]) {
+    frame(out, b'R', |out| {
+        out.extend(11i32.to_be_bytes());
+        out.extend_from_slice(data);
+    });
+}
+
+/// AuthenticationSASLFinal.
+pub fn authentication_sasl_final(out: &mut Vec<u8>, data: &[u8]) {
+    frame(out, b'R', |out| {
+        out.extend(12i32.to_be_bytes());
+        out.extend_from_slice(data);
+    });
+}
+
+/// NegotiateProtocolVersion: the newest minor version of protocol 3 that is spoken here and the `_pq_.` options
+/// that are not known. The version is sent whole, as PostgreSQL does and libpq reads it.
+pub fn negotiate_protocol_version(out: &mut Vec<u8>, minor: u16, unknown_options: &[String]) {
+    frame(out, b'v', |out| {
+        out.extend((3i32 << 16 | i32::from(minor)).to_be_bytes());
+        out.extend(i32::try_from(unknown_options.len()).unwrap_or(i32::MAX).to_be_bytes());
+        for option in unknown_options {
+            cstr(out, option.as_bytes());
+        }
+    });
+}
+
+/// Terminate: the client says goodbye.
+pub fn terminate(out: &mut Vec<u8>) {
+    frame(out, b'X', |_| {});
+}
+
+/// Query: one text, any number of statements.
+pub fn query(out: &mut Vec<u8>, sql: &str) {
+    frame(out, b'Q', |out| cstr(out, sql.as_bytes()));
+}
+
+/// Parse: prepares `sql` under `name` (empty: the unnamed statement). `types` is the tail of a Parse body as it
+/// came: a count and that many type OIDs.
+pub fn parse(out: &mut Vec<u8>, name: &[u8], sql: &[u8], types: &[u8]) {
+    frame(out, b'P', |out| {
+        cstr(out, name);
+        cstr(out, sql);
+        out.extend_from_slice(types);
+    });
+}
+
+/// Close of a prepared statement.
+pub fn close_statement(out: &mut Vec<u8>, name: &[u8]) {
+    frame(out, b'C', |out| {
+        out.push(b'S');
+        cstr(out, name);
+    });
+}
+
+/// Sync: the end of an extended batch.
+pub fn sync(out: &mut Vec<u8>) {
+    frame(out, b'S', |_| {});
+}
+
+/// ParseComplete.
+pub fn parse_complete(out: &mut Vec<u8>) {
+    frame(out, b'1', |_| {});
+}
+
+/// CloseComplete.
+pub fn close_complete(out: &mut Vec<u8>) {
+    frame(out, b'3', |_| {});
+}
+
+/// PasswordMessage with a password in clear or hashed by md5.
+pub fn password(out: &mut Vec<u8>, password: &[u8]) {
+    frame(out, b'p', |out| cstr(out, password));
+}
+
+/// SASLInitialResponse.
+pub fn sasl_initial_response(out: &mut Vec<u8>, mechanism: &str, data: &[u8]) {
+    frame(out, b'p', |out| {
+        cstr(out, mechanism.as_bytes());
+        out.extend(i32::try_from(data.len()).unwrap_or(i32::MAX).to_be_bytes());
+        out.extend_from_slice(data);
+    });
+}
+
+/// SASLResponse.
+pub fn sasl_response(out: &mut Vec<u8>, data: &[u8]) {
+    frame(out, b'p', |out| out.extend_from_slice(data));
+}
+
+/// CancelRequest: no tag, as everything that opens a connection.
+pub fn cancel_request(out: &mut Vec<u8>, pid: i32, key: &[u8]) {
+    sized(out, |out| {
+        out.extend(super::startup::CANCEL_REQUEST.to_be_bytes());
+        out.extend(pid.to_be_bytes());
+        out.extend_from_slice(key);
+    });
+}
+
+/// Reads the fields of a body in their order; `None` as soon as one is not there whole.
+#[derive(Debug, Clone, Copy)]
+pub struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    /// Reads `body` from its beginning.
+    pub fn new(body: &'a [u8]) -> Self {
+        Reader(body)
+    }
+
+    /// One byte.
+    pub fn u8(&mut self) -> Option<u8> {
+        let (&first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(first)
+    }
+
+    /// Two bytes, big-endian.
+    pub fn i16(&mut self) -> Option<i16> {
+        let (value, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(i16::from_be_bytes(*value))
+    }
+
+    /// Four bytes, big-endian.
+    pub fn i32(&mut self) -> Option<i32> {
+        let (value, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(i32::from_be_bytes(*value))
+    }
+
+    /// `n` bytes.
+    pub fn bytes(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (value, rest) = self.0.split_at_checked(n)?;
+        self.0 = rest;
+        Some(value)
+    }
+
+    /// A text up to its NUL, without it.
+    pub fn cstr(&mut self) -> Option<&'a [u8]> {
+        let text = self.bytes(memchr::memchr(0, self.0)?)?;
+        self.u8()?;
+        Some(text)
+    }
+
+    /// What has not been read.
+    pub fn rest(self) -> &'a [u8] {
+        self.0
+    }
+}
+
+/// An ErrorResponse or NoticeResponse. What the server left out is empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ErrorFields<'a> {
+    /// `ERROR`, `FATAL`, …: never translated if the server says so (since 9.6), else as it came.
+    pub severity: &'a str,
+    /// The SQLSTATE as it came.
+    pub code: &'a str,
+    /// What happened, for people. Bytes that are not UTF-8 are replaced.
+    pub message: Cow<'a, str>,
+    /// More about it.
+    pub detail: Cow<'a, str>,
+    /// What to do about it.
+    pub hint: Cow<'a, str>,
+    /// The function of the server's source that said it.
+    pub routine: &'a str,
+}
+
+impl<'a> ErrorFields<'a> {
+    /// Reads a body; `None` if there is not one field in it.
+    pub fn parse(body: &'a [u8]) -> Option<ErrorFields<'a>> {
+        let (mut fields, mut translated, mut any) = (ErrorFields::default(), "", false);
+        let mut body = Reader::new(body);
+        while let Some(field @ 1..) = body.u8() {
+            let Some(text) = body.cstr() else { break };
+            any = true;
+            let plain = || str::from_utf8(text).unwrap_or_default();
+            match field {
+                b'S' => translated = plain(),
+                b'V' => fields.severity = plain(),
+                b'C' => fields.code = plain(),
+                b'M' => fields.message = String::from_utf8_lossy(text),
+                b'D' => fields.detail = String::from_utf8_lossy(text),
+                b'H' => fields.hint = String::from_utf8_lossy(text),
+                b'R' => fields.routine = plain(),
+                _ => {}
+            }
+        }
+        if fields.severity.is_empty() {
+            fields.severity = translated;
+        }
+        any.then_some(fields)
+    }
+
+    /// The code, if it has the form of one.
+    pub fn sqlstate(&self) -> Option<SqlState> {
+        SqlState::parse(self.code)
+    }
+}
+
+/// What a server asks for or says while it authenticates us (tag `R`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Authentication<'a> {
+    /// Done.
+    Ok,
+    /// The password in clear.
+    Cleartext,
+    /// The password hashed by md5 with this salt.
+    Md5([u8; 4]),
+    /// SASL by one of these mechanisms.
+    Sasl(Vec<&'a str>),
+    /// The server's next SASL message.
+    SaslContinue(&'a [u8]),
+    /// The server's last SASL message.
+    SaslFinal(&'a [u8]),
+    /// A method that is not spoken here (Kerberos, GSSAPI, SSPI, …), by its number.
+    Other(i32),
+}
+
+/// How many SASL mechanisms are looked at: PostgreSQL offers at most three.
+const MAX_MECHANISMS: usize = 16;
+
+impl<'a> Authentication<'a> {
+    /// Reads a body; `None` if it is cut short.
+    pub fn parse(body: &'a [u8]) -> Option<Authentication<'a>> {
+        let mut body = Reader::new(body);
+        Some(match body.i32()? {
+            0 => Authentication::Ok,
+            3 => Authentication::Cleartext,
+            5 => Authentication::Md5(*body.rest().first_chunk()?),
+            10 => {
+                let mut mechanisms = Vec::new();
+                while mechanisms.len() < MAX_MECHANISMS {
+                    match body.cstr()? {
+                        [] => break,
+                        name => mechanisms.push(str::from_utf8(name).unwrap_or_default()),
+                    }
+                }
+                Authentication::Sasl(mechanisms)
+            }
+            11 => Authentication::SaslContinue(body.rest()),
+            12 => Authentication::SaslFinal(body.rest()),
+            other => Authentication::Other(other),
+        })
+    }
+}
+
+/// Reads ParameterStatus: name and value. `None` if it is malformed or not UTF-8 (the parameters that a server
+/// reports are ASCII but for `application_name`, which PostgreSQL cleans).
+pub fn read_parameter_status(body: &[u8]) -> Option<(&str, &str)> {
+    let mut body = Reader::new(body);
+    let (name, value) = (body.cstr()?, body.cstr()?);
+    Some((str::from_utf8(name).ok()?, str::from_utf8(value).ok()?))
+}
+
+/// Reads BackendKeyData: process id and key. `None` if it is malformed or the key is longer than the 256 bytes
+/// that protocol 3.2 allows.
+pub fn read_backend_key_data(body: &[u8]) -> Option<(i32, &[u8])> {
+    let mut body = Reader::new(body);
+    let pid = body.i32()?;
+    (body.rest().len() <= super::startup::MAX_CANCEL_KEY).then_some((pid, body.rest()))
+}
+
+#[cfg(test)]
+mod tests;

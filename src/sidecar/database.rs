@@ -1,1 +1,142 @@
-//! .
+//! One policy at work: its pool, its settings, its counters.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+
+use super::backend::PgBackend;
+use super::clients::Clients;
+pub use super::settings::Settings;
+use super::stats::Worker;
+use crate::pg::session::prepared::Registry;
+use crate::pg::startup::StartupSet;
+use crate::pool::Pool;
+use crate::sidecar::probe::Health;
+
+/// Welcomes kept per database: one for each startup set that clients log in with.
+const WELCOMES: usize = 64;
+
+/// What a client is told at login about the server sessions it will use.
+#[derive(Debug)]
+pub struct Welcome {
+    /// ParameterStatus messages, encoded.
+    pub parameters: Box<[u8]>,
+}
+
+/// One policy at work.
+#[derive(Debug)]
+pub struct Database {
+    /// The name that clients ask for.
+    pub alias: String,
+    /// Its pool of servers.
+    pub pool: Pool<PgBackend>,
+    /// What opens and closes them.
+    pub backend: Arc<PgBackend>,
+    /// What each worker counted, by the worker's number.
+    pub workers: Vec<Worker>,
+    /// The probe's view of it.
+    pub health: Health,
+    /// Prepared statements by text, shared by all clients.
+    pub statements: Registry,
+    settings: RwLock<Arc<Settings>>,
+    version: AtomicU64,
+    welcomes: Mutex<LruCache<StartupSet, Arc<Welcome>>>,
+}
+
+impl Database {
+    /// Puts a policy to work. `workers` is how many threads will count into it.
+    pub fn new(settings: Settings, workers: usize) -> Self {
+        let settings = Arc::new(settings);
+        let backend = Arc::new(PgBackend::new(Arc::clone(&settings)));
+        Self {
+            alias: settings.policy.database.alias.clone(),
+            pool: Pool::new(Arc::clone(&backend), settings.policy.pool.clone()),
+            backend,
+            workers: (0..workers).map(|_| Worker::default()).collect(),
+            health: Health::default(),
+            statements: Registry::default(),
+            version: AtomicU64::new(settings.version),
+            settings: RwLock::new(settings),
+            welcomes: Mutex::new(LruCache::new(NonZeroUsize::MIN.saturating_add(WELCOMES - 1))),
+        }
+    }
+
+    /// The settings now.
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The version of the settings now: a cheap look at whether they changed.
+    pub fn version(&self) -> u64 {
+        self.version.load(Relaxed)
+    }
+
+    /// Applies other settings: to new servers, to the pool, and to whoever asks from now on.
+    pub fn apply(&self, settings: Settings) {
+        let settings = Arc::new(settings);
+        let replace = self.backend.apply(Arc::clone(&settings));
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&settings);
+        self.version.store(settings.version, Relaxed);
+        if replace.is_some() {
+            self.welcomes.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+        self.pool.reconfigure(settings.policy.pool.clone(), replace.unwrap_or(crate::pool::Replace::Keep));
+    }
+
+    /// The welcome for clients of this startup set, if a server of that set was seen since the last change of target.
+    pub fn welcome(&self, set: &StartupSet) -> Option<Arc<Welcome>> {
+        self.welcomes.lock().unwrap_or_else(PoisonError::into_inner).get(set).cloned()
+    }
+
+    /// Keeps what a server said at login for the clients of its startup set.
+    pub fn keep_welcome(&self, set: StartupSet, welcome: Arc<Welcome>) {
+        self.welcomes.lock().unwrap_or_else(PoisonError::into_inner).put(set, welcome);
+    }
+}
+
+/// Every database of the sidecar by the name that clients ask for, and what they share.
+#[derive(Debug)]
+pub struct Registered {
+    databases: RwLock<BTreeMap<String, Arc<Database>>>,
+    /// All clients.
+    pub clients: Arc<Clients>,
+    /// When the sidecar started: the origin of coarse times.
+    pub started: Instant,
+}
+
+impl Registered {
+    /// No databases, no clients.
+    pub fn new() -> Self {
+        Self { databases: RwLock::default(), clients: Arc::default(), started: Instant::now() }
+    }
+
+    /// The database that clients call by this name.
+    pub fn get(&self, alias: &str) -> Option<Arc<Database>> {
+        self.databases.read().unwrap_or_else(PoisonError::into_inner).get(alias).cloned()
+    }
+
+    /// All databases, ordered by name.
+    pub fn all(&self) -> Vec<Arc<Database>> {
+        self.databases.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Adds a database under its alias.
+    pub fn add(&self, database: Arc<Database>) {
+        self.databases.write().unwrap_or_else(PoisonError::into_inner).insert(database.alias.clone(), database);
+    }
+
+    /// Time since the start.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+impl Default for Registered {
+    fn default() -> Self {
+        Self::new()
+    }
+}

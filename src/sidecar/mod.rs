@@ -2,11 +2,14 @@
 
 pub mod agent;
 pub mod backend;
+pub mod clients;
 pub mod database;
 pub mod http;
 pub mod listen;
 pub mod metrics;
+pub mod options;
 pub mod probe;
 pub mod proxy;
+pub mod settings;
 pub mod source;
 pub mod stats;

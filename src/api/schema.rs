@@ -1,0 +1,409 @@
+//! The policy's schema, and a walk of documents against it that finds every problem at once.
+//!
+//! The API server stops at its first failing layer and drops unknown fields; a file should be told everything in one go
+//! (and a misspelt field is a mistake, not an extension). So documents are walked as JSON values before they are typed.
+
+use std::collections::BTreeMap;
+
+use kube::{CustomResourceExt, Resource};
+use serde_json::{Map, Value, json};
+
+use super::duration;
+use super::percent;
+use super::resolve::Problem;
+use super::v1alpha1::{self, DbPoolPolicy};
+
+/// Fields of `metadata` that Kubernetes knows; only name, namespace and generation mean something here.
+const METADATA: [&str; 15] = [
+    "annotations",
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "generation",
+    "labels",
+    "managedFields",
+    "name",
+    "namespace",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
+
+/// What a pattern asks for, in words.
+const PATTERNS: [(&str, &str); 5] = [
+    (duration::PATTERN, "is no duration: write one such as 30s, 1h30m or 250ms (0s where never is meant)"),
+    (percent::PATTERN, "is no share: write 0% to 100%"),
+    (v1alpha1::SECRET_NAME, "is no Secret's name: lower case letters, digits, - and . only"),
+    (v1alpha1::HOST, "is no host: write one name or address, or the absolute path of a unix socket's directory"),
+    (v1alpha1::DIRECTORY, "is no directory: write an absolute path, or \"\" for none"),
+];
+
+/// The CustomResourceDefinition.
+///
+/// Fields that may be left out are not nullable: the API server drops their nulls, so a null is a field left out
+/// everywhere, and no CEL rule meets one.
+pub fn crd() -> Value {
+    let mut crd = serde_json::to_value(DbPoolPolicy::crd()).unwrap_or_default();
+    tidy(&mut crd);
+    crd
+}
+
+/// Takes `nullable: true` away, and the fraction of whole numbers.
+fn tidy(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            if object.get("nullable") == Some(&Value::Bool(true)) {
+                object.remove("nullable");
+            }
+            object.values_mut().for_each(tidy);
+        }
+        Value::Array(items) => items.iter_mut().for_each(tidy),
+        Value::Number(number) => {
+            if let Some(whole) = whole(number) {
+                *value = whole.into();
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The schema of a whole document.
+pub fn document() -> Value {
+    crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take()
+}
+
+/// What a walk found.
+pub struct Walked {
+    /// Everything that the schema refuses.
+    pub problems: Vec<Problem>,
+    /// The document without what was refused, and with placeholders for what must be there.
+    pub repaired: Value,
+    /// Paths whose values in `repaired` are not the user's.
+    pub broken: Vec<String>,
+}
+
+/// Holds a document against the schema.
+pub fn walk(value: Value) -> Walked {
+    let schema = document();
+    let mut walk = Walk { root: &schema, problems: Vec::new(), broken: Vec::new() };
+    let Value::Object(mut object) = value else {
+        let message = format!("is {}, not a DbPoolPolicy: write apiVersion, kind, metadata and spec", kind(&value));
+        return Walked { problems: vec![Problem::new("", message)], repaired: Value::Null, broken: Vec::new() };
+    };
+    walk.header(&mut object);
+    let metadata = walk.metadata(object.remove("metadata"));
+    // What `kubectl get -o yaml` prints may be used as it is.
+    object.remove("status");
+    let spec_schema = &schema["properties"]["spec"];
+    let spec = match object.remove("spec") {
+        Some(spec) if !spec.is_null() => walk.node(spec_schema, spec, "spec"),
+        _ => {
+            walk.refuse("spec", "is missing: write what the policy is, at least spec.database".into());
+            None
+        }
+    };
+    for (key, _) in object {
+        walk.unknown(&key, "", &Map::new());
+    }
+    let spec = spec.unwrap_or_else(|| placeholder(spec_schema));
+    let repaired =
+        json!({ "apiVersion": api_version(), "kind": DbPoolPolicy::kind(&()), "metadata": metadata, "spec": spec });
+    Walked { problems: walk.problems, repaired, broken: walk.broken }
+}
+
+/// The `apiVersion` of policies.
+fn api_version() -> String {
+    DbPoolPolicy::api_version(&()).into_owned()
+}
+
+/// Whether two paths are the same, or one lies in the other.
+pub fn within(a: &str, b: &str) -> bool {
+    let (short, long) = if a.len() <= b.len() { (a, b) } else { (b, a) };
+    long.strip_prefix(short).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+/// Collects every value that is no object, by its path.
+pub fn leaves(path: &str, value: &Value, out: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Object(object) => object.iter().for_each(|(key, value)| leaves(&format!("{path}.{key}"), value, out)),
+        Value::Null => {}
+        _ => {
+            out.insert(path.to_owned(), value.clone());
+        }
+    }
+}
+
+struct Walk<'a> {
+    root: &'a Value,
+    problems: Vec<Problem>,
+    broken: Vec<String>,
+}
+
+impl Walk<'_> {
+    fn refuse(&mut self, path: &str, message: String) {
+        self.problems.push(Problem::new(path, message));
+        self.broken.push(path.to_owned());
+    }
+
+    fn header(&mut self, object: &mut Map<String, Value>) {
+        for (field, want) in [("apiVersion", api_version()), ("kind", DbPoolPolicy::kind(&()).into_owned())] {
+            match object.remove(field) {
+                Some(Value::String(is)) if is == want => {}
+                None => self.refuse(field, format!("is missing: write {want}")),
+                Some(is) => self.refuse(field, format!("is {}: write {want}", shown(&is))),
+            }
+        }
+    }
+
+    /// Only what is used of the metadata.
+    fn metadata(&mut self, metadata: Option<Value>) -> Value {
+        let mut kept = Map::new();
+        let object = match metadata {
+            Some(Value::Object(object)) => object,
+            None | Some(Value::Null) => Map::new(),
+            Some(other) => {
+                self.refuse("metadata", format!("is {}: write a mapping with a name", kind(&other)));
+                return json!({ "name": "x" });
+            }
+        };
+        for (key, value) in object {
+            match (key.as_str(), value) {
+                ("name" | "namespace", Value::String(name)) if is_name(&name) => {
+                    kept.insert(key, name.into());
+                }
+                ("name" | "namespace", Value::Null) => {}
+                ("name" | "namespace", other) => {
+                    let message = "is no name: write lower case letters, digits, - and . (at most 253)";
+                    self.refuse(&format!("metadata.{key}"), format!("{} {message}", shown(&other)));
+                    kept.insert(key, "x".into());
+                }
+                ("generation", Value::Number(number)) if number.is_i64() => {
+                    kept.insert(key, number.into());
+                }
+                (known, _) if METADATA.contains(&known) => {}
+                _ => {
+                    let siblings = METADATA.iter().map(|name| ((*name).to_owned(), Value::Null)).collect();
+                    self.unknown(&key, "metadata", &siblings);
+                }
+            }
+        }
+        if !kept.contains_key("name") {
+            self.refuse("metadata.name", "is missing: give the policy a name".into());
+        }
+        Value::Object(kept)
+    }
+
+    /// Checks one value and everything in it; `None` if nothing of it can be kept.
+    fn node(&mut self, schema: &Value, value: Value, path: &str) -> Option<Value> {
+        let value = match (schema["type"].as_str(), value) {
+            (Some("object"), Value::Object(object)) => return Some(self.object(schema, object, path)),
+            (Some("array"), Value::Array(items)) => return self.array(schema, items, path),
+            (Some("integer"), Value::Number(number)) => whole(&number).map_or(Value::Number(number), Value::from),
+            (_, value) => value,
+        };
+        match wrong(schema, &value) {
+            None => Some(value),
+            Some(message) => {
+                self.refuse(path, message);
+                None
+            }
+        }
+    }
+
+    fn object(&mut self, schema: &Value, object: Map<String, Value>, path: &str) -> Value {
+        let (no_properties, mut kept) = (Map::new(), Map::new());
+        let properties = schema["properties"].as_object().unwrap_or(&no_properties);
+        if let Some(max) = schema["maxProperties"].as_u64().filter(|max| object.len() as u64 > *max) {
+            self.refuse(path, format!("has {} entries: write at most {max}", object.len()));
+        }
+        for (key, value) in object {
+            let inner = format!("{path}.{key}");
+            match properties.get(&key).or_else(|| schema.get("additionalProperties")) {
+                None => self.unknown(&key, path, properties),
+                Some(_) if value.is_null() => {}
+                Some(schema) => {
+                    if let Some(value) = self.node(schema, value, &inner) {
+                        kept.insert(key, value);
+                    }
+                }
+            }
+        }
+        for key in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            let inner = format!("{path}.{key}");
+            if !kept.contains_key(key) {
+                if !self.broken.contains(&inner) {
+                    self.refuse(&inner, "is missing".into());
+                }
+                kept.insert(key.to_owned(), placeholder(&properties[key]));
+            }
+        }
+        Value::Object(kept)
+    }
+
+    fn array(&mut self, schema: &Value, items: Vec<Value>, path: &str) -> Option<Value> {
+        if let Some(max) = schema["maxItems"].as_u64().filter(|max| items.len() as u64 > *max) {
+            self.refuse(path, format!("has {} items: write at most {max}", items.len()));
+            return None;
+        }
+        let items = items.into_iter().enumerate();
+        let kept = items.filter_map(|(i, item)| self.node(&schema["items"], item, &format!("{path}[{i}]")));
+        Some(Value::Array(kept.collect()))
+    }
+
+    /// A field that nobody knows: perhaps misspelt, perhaps in the wrong place.
+    fn unknown(&mut self, key: &str, path: &str, siblings: &Map<String, Value>) {
+        let inner = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+        let near = siblings.keys().map(|name| (distance(key, name), name)).min();
+        let near = near.filter(|(distance, name)| distance * 3 <= name.len()).map(|(_, name)| format!("{path}.{name}"));
+        let suggestion = near.or_else(|| {
+            let mut elsewhere = Vec::new();
+            find(&self.root["properties"]["spec"], "spec", key, &mut elsewhere);
+            elsewhere.into_iter().next()
+        });
+        let message = match &suggestion {
+            Some(suggestion) => format!("is unknown: did you mean {suggestion}?"),
+            None => "is unknown: remove it".to_owned(),
+        };
+        self.broken.extend(suggestion);
+        self.problems.push(Problem::new(inner, message));
+    }
+}
+
+/// What is wrong with a value that is no object and no array, or isn't where one should be.
+fn wrong(schema: &Value, value: &Value) -> Option<String> {
+    let want = schema["type"].as_str().unwrap_or_default();
+    let text = match (want, value) {
+        ("string", Value::String(text)) => text,
+        ("integer", Value::Number(number)) if number.is_i64() => {
+            let (min, max) = (schema["minimum"].as_i64(), schema["maximum"].as_i64());
+            let number = number.as_i64().unwrap_or_default();
+            let out = min.is_some_and(|min| number < min) || max.is_some_and(|max| number > max);
+            return out.then(|| match (min, max) {
+                (Some(min), Some(max)) => format!("{number} is out of bounds: write {min} to {max}"),
+                _ => format!("{number} is out of bounds"),
+            });
+        }
+        ("boolean", Value::Bool(_)) => return None,
+        _ => return Some(wrong_type(schema, want, value)),
+    };
+    if let Some(choices) = schema["enum"].as_array() {
+        return (!choices.contains(value)).then(|| wrong_choice(choices, text));
+    }
+    let length = text.chars().count() as u64;
+    if schema["maxLength"].as_u64().is_some_and(|max| length > max) {
+        return Some(format!("has {length} characters: write at most {}", schema["maxLength"]));
+    }
+    if schema["minLength"].as_u64().is_some_and(|min| length < min) {
+        return Some("is empty: write something, or leave it out".into());
+    }
+    let pattern = schema["pattern"].as_str()?;
+    let matches = regex_lite::Regex::new(pattern).is_ok_and(|regex| regex.is_match(text));
+    let words = PATTERNS.iter().find(|(known, _)| *known == pattern).map_or("has a wrong form", |(_, words)| *words);
+    (!matches).then(|| format!("{} {words}", shown(value)))
+}
+
+fn wrong_type(schema: &Value, want: &str, value: &Value) -> String {
+    let is = format!("is {}", kind(value));
+    match (want, value) {
+        ("string", Value::Number(number)) if schema["pattern"] == duration::PATTERN => {
+            format!("{is}: write a duration with its unit, as {number}s")
+        }
+        ("string", Value::Number(number)) if schema["pattern"] == percent::PATTERN => format!("{is}: write {number}%"),
+        ("string", Value::Number(number)) => format!("{is}: put it in quotes, \"{number}\""),
+        ("string", Value::Bool(value)) => format!("{is}: put it in quotes, \"{value}\""),
+        ("string", _) => format!("{is}: write a text"),
+        ("integer", Value::String(text)) if text.parse::<i64>().is_ok() => format!("{is}: write {text} without quotes"),
+        ("integer", _) => format!("{is}: write a whole number"),
+        ("boolean", _) => format!("{is}: write true or false"),
+        ("array", _) => format!("{is}: write a list"),
+        _ => format!("{is}: write a mapping of fields"),
+    }
+}
+
+fn wrong_choice(choices: &[Value], text: &str) -> String {
+    let choices: Vec<&str> = choices.iter().filter_map(Value::as_str).collect();
+    let near = choices.iter().map(|choice| (distance(text, choice), *choice)).min();
+    match near.filter(|(distance, choice)| distance * 3 <= choice.len()) {
+        Some((_, choice)) => format!("{text:?} is none of {}: did you mean {choice}?", choices.join(", ")),
+        None => format!("{text:?} is none of {}: write one of them", choices.join(", ")),
+    }
+}
+
+/// The whole number that a JSON number is; `20.0` is one to the API server too.
+#[allow(clippy::cast_possible_truncation)]
+fn whole(number: &serde_json::Number) -> Option<i64> {
+    let float = || number.as_f64().filter(|f| f.fract() == 0.0 && f.abs() < 1e15).map(|f| f as i64);
+    number.as_i64().or_else(float)
+}
+
+/// A value in a message: short, and only what can't be a secret (policies hold none).
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => format!("{:?}", text.chars().take(60).collect::<String>()),
+        other => kind(other).to_owned(),
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "true or false",
+        Value::Number(number) if number.is_f64() => "a fraction",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a mapping",
+    }
+}
+
+/// Whether Kubernetes takes it as an object's name.
+fn is_name(name: &str) -> bool {
+    name.len() <= 253 && regex_lite::Regex::new(v1alpha1::SECRET_NAME).is_ok_and(|regex| regex.is_match(name))
+}
+
+/// Any value that the schema takes, for a field that must be there.
+fn placeholder(schema: &Value) -> Value {
+    match (schema["type"].as_str(), schema["enum"].as_array()) {
+        (Some("string"), Some(choices)) => choices.first().cloned().unwrap_or_default(),
+        (Some("string"), None) => "x".into(),
+        _ => {
+            let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            required.map(|key| (key.to_owned(), placeholder(&schema["properties"][key]))).collect()
+        }
+    }
+}
+
+/// Paths of the fields called `key` (whatever its case), anywhere below.
+fn find(schema: &Value, path: &str, key: &str, out: &mut Vec<String>) {
+    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        if plain(name) == plain(key) {
+            out.push(path.clone());
+        }
+        find(inner, &path, key, out);
+    }
+}
+
+/// A name without case and separators: `max_overflow` is `maxOverflow`.
+fn plain(name: &str) -> String {
+    name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+}
+
+/// Levenshtein's distance between two names, without case and separators.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (plain(a).chars().take(64).collect(), plain(b).chars().collect());
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let above = row[j + 1];
+            row[j + 1] = (diagonal + usize::from(x != y)).min(above + 1).min(row[j] + 1);
+            diagonal = above;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}

@@ -1,0 +1,301 @@
+//! Memory for bytes in flight: lent from a free list while there are any, so an idle client keeps none.
+
+use std::io::IoSlice;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+/// What a connection starts with: most messages fit several times.
+pub const SMALL: usize = 16 * 1024;
+/// What a connection gets while large results or parameters pass through.
+pub const LARGE: usize = 128 * 1024;
+
+/// How many of each size one worker keeps for the next user.
+const KEPT_SMALL: usize = 256;
+const KEPT_LARGE: usize = 16;
+
+/// The free lists of one worker.
+#[derive(Debug, Default)]
+pub struct Pool {
+    small: Mutex<Vec<Box<[u8]>>>,
+    large: Mutex<Vec<Box<[u8]>>>,
+}
+
+impl Pool {
+    fn get(&self, size: usize) -> Box<[u8]> {
+        let list = match size {
+            SMALL => &self.small,
+            LARGE => &self.large,
+            _ => return vec![0; size].into(),
+        };
+        let kept = list.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        kept.unwrap_or_else(|| vec![0; size].into())
+    }
+
+    fn put(&self, memory: Box<[u8]>) {
+        let (list, kept) = match memory.len() {
+            SMALL => (&self.small, KEPT_SMALL),
+            LARGE => (&self.large, KEPT_LARGE),
+            _ => return,
+        };
+        let mut list = list.lock().unwrap_or_else(PoisonError::into_inner);
+        if list.len() < kept {
+            list.push(memory);
+        }
+    }
+}
+
+/// Bytes read and not yet passed on. Without any it owns no memory once [`Buffer::rest`] was called.
+#[derive(Debug, Default)]
+pub struct Buffer {
+    memory: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// The last read filled all the space there was: more is likely to come than fits.
+    full: bool,
+}
+
+impl Buffer {
+    /// What has been read and not consumed.
+    pub fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..self.end]
+    }
+
+    /// How much that is.
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// The bytes in a range of the memory, as given by [`Buffer::offset`].
+    pub fn range(&self, range: Range<usize>) -> &[u8] {
+        &self.memory[range]
+    }
+
+    /// Where the unread bytes begin in the memory.
+    pub fn offset(&self) -> usize {
+        self.start
+    }
+
+    /// The first `n` bytes are done with.
+    pub fn consume(&mut self, n: usize) {
+        self.start += n;
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+        }
+    }
+
+    /// Room for another read: memory from the pool at first, the larger size when a read has filled the smaller one,
+    /// and for one message that must be held whole up to `max` bytes. Empty when `max` is reached.
+    pub fn space(&mut self, pool: &Pool, max: usize) -> &mut [u8] {
+        if self.memory.is_empty() {
+            self.memory = pool.get(if self.full { LARGE } else { SMALL });
+        } else if self.is_empty() && self.full && self.memory.len() < LARGE {
+            pool.put(std::mem::replace(&mut self.memory, pool.get(LARGE)));
+        }
+        if self.start > 0 && self.memory.len() - self.end < self.memory.len() / 4 {
+            self.memory.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if self.end == self.memory.len() && self.memory.len() < max {
+            self.grow(pool, max);
+        }
+        &mut self.memory[self.end..]
+    }
+
+    fn grow(&mut self, pool: &Pool, max: usize) {
+        let size = if self.memory.len() < LARGE { LARGE } else { (self.memory.len() * 2).min(max.max(LARGE)) };
+        let mut larger = pool.get(size);
+        larger[..self.end].copy_from_slice(&self.memory[..self.end]);
+        pool.put(std::mem::replace(&mut self.memory, larger));
+    }
+
+    /// A read has put `n` bytes into [`Buffer::space`].
+    pub fn filled(&mut self, n: usize) {
+        self.end += n;
+        self.full = self.end == self.memory.len();
+    }
+
+    /// Gives the memory back if there is nothing in it.
+    pub fn rest(&mut self, pool: &Pool) {
+        if self.is_empty() && !self.memory.is_empty() {
+            pool.put(std::mem::take(&mut self.memory));
+            self.full = false;
+            self.start = 0;
+            self.end = 0;
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Segment {
+    /// A range of the buffer that was read.
+    Read(Range<usize>),
+    /// A range of the bytes that we made.
+    Made(Range<usize>),
+}
+
+/// What is to be written next: pieces of a [`Buffer`] as they were read, and pieces of our own between them, in order,
+/// leaving in as few writes as possible and copied only where copying is cheaper.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    segments: std::collections::VecDeque<Segment>,
+    made: Vec<u8>,
+}
+
+/// Pieces shorter than this are copied next to a piece of our own rather than written from where they lie.
+const COPIED: usize = 1024;
+/// Capacity of our own bytes that is kept between uses.
+const KEPT_MADE: usize = 8 * 1024;
+
+impl Outgoing {
+    /// Whether all is written.
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    /// Adds a range of what was read.
+    pub fn read(&mut self, buffer: &Buffer, range: Range<usize>) {
+        match self.segments.back_mut() {
+            Some(Segment::Read(last)) if last.end == range.start => last.end = range.end,
+            Some(Segment::Made(last)) if range.len() < COPIED => {
+                self.made.extend_from_slice(buffer.range(range));
+                last.end = self.made.len();
+            }
+            _ if range.is_empty() => {}
+            _ => self.segments.push_back(Segment::Read(range)),
+        }
+    }
+
+    /// Adds bytes of our own.
+    pub fn make(&mut self, fill: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.made.len();
+        fill(&mut self.made);
+        let end = self.made.len();
+        match self.segments.back_mut() {
+            Some(Segment::Made(last)) => last.end = end,
+            _ if start == end => {}
+            _ => self.segments.push_back(Segment::Made(start..end)),
+        }
+    }
+
+    /// The first pieces, as a gathering write wants them.
+    pub fn slices<'a>(&'a self, buffer: &'a Buffer) -> ([IoSlice<'a>; 8], usize) {
+        let mut slices = [IoSlice::new(&[]); 8];
+        let mut count = 0;
+        for (slice, segment) in slices.iter_mut().zip(&self.segments) {
+            *slice = IoSlice::new(match segment {
+                Segment::Read(range) => buffer.range(range.clone()),
+                Segment::Made(range) => &self.made[range.clone()],
+            });
+            count += 1;
+        }
+        (slices, count)
+    }
+
+    /// `n` bytes were written.
+    pub fn written(&mut self, mut n: usize) {
+        while n > 0 {
+            let Some(Segment::Read(range) | Segment::Made(range)) = self.segments.front_mut() else { break };
+            let part = n.min(range.len());
+            range.start += part;
+            n -= part;
+            if range.is_empty() {
+                self.segments.pop_front();
+            }
+        }
+        if self.segments.is_empty() {
+            self.made.clear();
+            self.made.shrink_to(KEPT_MADE);
+        }
+    }
+
+    /// Everything that is not written yet, copied; nothing is left.
+    pub fn take(&mut self, buffer: &Buffer) -> Vec<u8> {
+        let mut all = Vec::new();
+        for segment in self.segments.drain(..) {
+            all.extend_from_slice(match &segment {
+                Segment::Read(range) => buffer.range(range.clone()),
+                Segment::Made(range) => &self.made[range.clone()],
+            });
+        }
+        self.made.clear();
+        all
+    }
+
+    /// Forgets what is not written.
+    pub fn clear(&mut self) {
+        self.segments.clear();
+        self.made.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn fill(buffer: &mut Buffer, pool: &Pool, bytes: &[u8]) {
+        let space = buffer.space(pool, SMALL);
+        space[..bytes.len()].copy_from_slice(bytes);
+        buffer.filled(bytes.len());
+    }
+
+    #[test]
+    fn an_empty_buffer_owns_nothing() {
+        let (pool, mut buffer) = (Pool::default(), Buffer::default());
+        fill(&mut buffer, &pool, b"abc");
+        buffer.rest(&pool);
+        assert_eq!(buffer.bytes(), b"abc", "rest keeps what is there");
+        buffer.consume(3);
+        buffer.rest(&pool);
+        assert!(buffer.memory.is_empty());
+        assert_eq!(pool.small.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_full_read_makes_the_next_one_larger() {
+        let (pool, mut buffer) = (Pool::default(), Buffer::default());
+        fill(&mut buffer, &pool, &[1; SMALL]);
+        buffer.consume(SMALL);
+        assert_eq!(buffer.space(&pool, SMALL).len(), LARGE);
+    }
+
+    #[test]
+    fn a_message_to_be_held_whole_grows_to_the_maximum_and_no_further() {
+        let (pool, mut buffer) = (Pool::default(), Buffer::default());
+        let max = 3 * LARGE;
+        let mut total = 0;
+        loop {
+            let n = buffer.space(&pool, max).len();
+            if n == 0 {
+                break;
+            }
+            buffer.filled(n);
+            total += n;
+        }
+        assert_eq!(total, max);
+        assert_eq!(buffer.len(), max);
+    }
+
+    #[test]
+    fn pieces_keep_their_order_and_small_ones_are_joined() {
+        let (pool, mut buffer) = (Pool::default(), Buffer::default());
+        fill(&mut buffer, &pool, b"0123456789");
+        let mut out = Outgoing::default();
+        out.read(&buffer, 0..2);
+        out.read(&buffer, 2..4);
+        out.make(|made| made.extend_from_slice(b"ab"));
+        out.read(&buffer, 6..8);
+        out.make(|made| made.extend_from_slice(b"c"));
+        assert_eq!(out.slices(&buffer).1, 2);
+        out.written(3);
+        assert_eq!(out.take(&buffer), b"3ab67c");
+        assert!(out.is_empty());
+    }
+}

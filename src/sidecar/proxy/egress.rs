@@ -1,0 +1,161 @@
+//! From a server's bytes to its client's: forwarded as they are but for what Poolkeeper itself asked for. Works on
+//! buffers, knows no socket.
+
+use super::buffer::{Buffer, Outgoing, SMALL};
+use super::ingress::Ingress;
+use crate::pg::exchange::{Exchange, OutOfStep, Verdict};
+use crate::pg::frame::{self, HEADER};
+use crate::pg::message::ErrorFields;
+use crate::pg::session::prepared::{Cache, Names};
+use crate::pg::session::scan;
+use crate::sidecar::stats::Worker;
+
+/// What stands between one server's bytes and its client.
+#[derive(Debug, Default)]
+pub struct Egress {
+    /// How much of the buffer has been looked at.
+    looked: usize,
+    /// Bytes of the current message that are still to come, and whether the client gets them.
+    pass: usize,
+    forward: bool,
+    /// The server has said that it ends this connection (severity FATAL or PANIC).
+    pub fatal: bool,
+    /// The server said 25006: it may have become a standby (wire-cases 77).
+    pub read_only: bool,
+}
+
+/// Where a server's messages lead.
+#[derive(Debug)]
+pub struct Sides<'a> {
+    /// What the server owes.
+    pub exchange: &'a mut Exchange,
+    /// The statements that it has.
+    pub cache: &'a mut Cache,
+    /// The client's names for statements.
+    pub names: &'a mut Names,
+    /// The client's side: what binds it to the server.
+    pub ingress: &'a mut Ingress,
+    /// Bytes for the client.
+    pub out: &'a mut Outgoing,
+    /// Where it is counted.
+    pub stats: &'a Worker,
+}
+
+/// What happened in a stretch of messages.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// ReadyForQuery messages for the client.
+    pub ready: u32,
+    /// Of these, how many ended a transaction.
+    pub ended: u32,
+    /// The server told of a change of a parameter.
+    pub parameter: bool,
+}
+
+impl Egress {
+    /// Whether every byte that was read has been dealt with, and no message is cut in two.
+    pub fn is_between_messages(&self, input: &Buffer) -> bool {
+        self.pass == 0 && input.is_empty()
+    }
+
+    /// The bytes that were looked at have been written or dropped.
+    pub fn wrote(&mut self, input: &mut Buffer) {
+        input.consume(self.looked);
+        self.looked = 0;
+    }
+
+    /// Holds what the server sent against what it owes, and picks what the client gets.
+    ///
+    /// # Errors
+    /// If the server is out of step: nothing more of it can be trusted.
+    pub fn process(&mut self, input: &Buffer, sides: &mut Sides<'_>) -> Result<Seen, OutOfStep> {
+        let bytes = input.bytes();
+        let mut seen = Seen::default();
+        if sides.exchange.has_own() {
+            self.own(sides);
+        }
+        while self.looked < bytes.len() {
+            let rest = &bytes[self.looked..];
+            if self.pass > 0 {
+                let n = self.pass.min(rest.len());
+                self.pass -= n;
+                self.take(n, self.forward, input, sides.out);
+                continue;
+            }
+            let Some(header) = frame::header(rest).map_err(|_| OutOfStep { tag: rest[0], expected: None })? else { break };
+            let total = header.total();
+            let body = match header.tag {
+                // Only looked at by their tags, whatever their length.
+                b'D' | b'd' | b'T' | b't' | b'V' | b'N' | b'A' | b'G' | b'H' => &[],
+                // The others are short; a long error is forwarded without being understood.
+                _ if total > SMALL && header.tag == b'E' => &[],
+                _ if total > SMALL => return Err(OutOfStep { tag: header.tag, expected: None }),
+                _ => match rest.get(HEADER..total) {
+                    Some(body) => body,
+                    None => break,
+                },
+            };
+            let verdict = sides.exchange.on_server(header.tag, body, sides.names, sides.cache)?;
+            let forward = verdict == Verdict::Forward;
+            let n = total.min(rest.len());
+            self.pass = total - n;
+            self.forward = forward;
+            self.take(n, forward, input, sides.out);
+            if forward {
+                self.note(header.tag, body, sides, &mut seen);
+            }
+            if sides.exchange.has_own() {
+                self.own(sides);
+            }
+        }
+        Ok(seen)
+    }
+
+    fn own(&mut self, sides: &mut Sides<'_>) {
+        let (exchange, names) = (&mut *sides.exchange, &mut *sides.names);
+        sides.out.make(|out| exchange.take_own(out, names));
+    }
+
+    fn take(&mut self, n: usize, forward: bool, input: &Buffer, out: &mut Outgoing) {
+        if forward {
+            let start = input.offset() + self.looked;
+            out.read(input, start..start + n);
+        }
+        self.looked += n;
+    }
+
+    fn note(&mut self, tag: u8, body: &[u8], sides: &mut Sides<'_>, seen: &mut Seen) {
+        match tag {
+            b'Z' => {
+                seen.ready += 1;
+                if body == b"I" {
+                    seen.ended += 1;
+                }
+            }
+            b'C' => completed(body, sides),
+            b'E' => {
+                sides.stats.server_errors.inc();
+                if let Some(fields) = ErrorFields::parse(body) {
+                    self.fatal |= matches!(&*fields.severity, "FATAL" | "PANIC");
+                    self.read_only |= &*fields.code == "25006";
+                }
+            }
+            b'S' => seen.parameter = true,
+            _ => {}
+        }
+    }
+}
+
+/// A command has completed: its tag tells what the text may not have told.
+fn completed(body: &[u8], sides: &mut Sides<'_>) {
+    // The tags of interest begin with one of these; those of a query's path mostly don't.
+    let (b'S' | b'L' | b'P' | b'D' | b'C') = body.first().copied().unwrap_or(0) else { return };
+    let tag = body.strip_suffix(b"\0").unwrap_or(body);
+    if let Some(pin) = scan::tag(tag, sides.ingress.sets) {
+        sides.ingress.bind_to_server(pin, sides.stats);
+    }
+    if matches!(tag, b"DEALLOCATE ALL" | b"DISCARD ALL") {
+        sides.cache.clear();
+        sides.names.clear();
+    }
+}
