@@ -1,11 +1,10 @@
 //! TLS by rustls and ring, with the provider named where it is used: nothing is installed for the process.
 //!
-//! Towards servers: what libpq's `sslmode` means ([`Mode`], [`to_server`]). Towards clients: [`acceptor`].
+//! Towards servers: what libpq's `sslmode` means ([`to_server`]). Towards clients: [`acceptor`].
 
 pub mod acceptor;
 mod verify;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
@@ -14,26 +13,12 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
 
+use crate::api::v1alpha1::TlsMode;
 use crate::pg::connect::Tls;
 use verify::{Check, Verifier};
 
 /// The protocol's name in ALPN, as PostgreSQL 17 has it.
 pub const ALPN: &[u8] = b"postgresql";
-
-/// How a connection to a server is protected; the modes of libpq's `sslmode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Never TLS.
-    Disable,
-    /// TLS if the server has it, unverified.
-    Prefer,
-    /// TLS or nothing, but whoever answers is believed: no protection against somebody in between.
-    Require,
-    /// The server's certificate must come from the CA; its name is not looked at.
-    VerifyCa,
-    /// The certificate must come from the CA and be made out to the host that is connected to.
-    VerifyFull,
-}
 
 /// Why TLS can't be set up.
 #[derive(Debug, Error)]
@@ -52,14 +37,6 @@ pub enum TlsError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A file that can't be read.
-    #[error("cannot read {}: {error}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        error: std::io::Error,
-    },
     /// rustls refuses, e.g. a key that does not belong to its certificate.
     #[error("TLS: {0}")]
     Rustls(#[from] rustls::Error),
@@ -72,12 +49,12 @@ pub enum TlsError {
 ///
 /// # Errors
 /// When the CA's certificates can't be read, or none are to be found.
-pub fn to_server(mode: Mode, ca_pem: Option<&[u8]>) -> Result<Tls, TlsError> {
+pub fn to_server(mode: TlsMode, ca_pem: Option<&[u8]>) -> Result<Tls, TlsError> {
     let check = match mode {
-        Mode::Disable => return Ok(Tls::Disable),
-        Mode::Prefer | Mode::Require => Check::Nothing,
-        Mode::VerifyCa => Check::Chain,
-        Mode::VerifyFull => Check::ChainAndName,
+        TlsMode::Disable => return Ok(Tls::Disable),
+        TlsMode::Prefer | TlsMode::Require => Check::Nothing,
+        TlsMode::VerifyCa => Check::Chain,
+        TlsMode::VerifyFull => Check::ChainAndName,
     };
     let roots = match (check, ca_pem) {
         (Check::Nothing, _) => Vec::new(),
@@ -93,7 +70,7 @@ pub fn to_server(mode: Mode, ca_pem: Option<&[u8]>) -> Result<Tls, TlsError> {
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN.to_vec()];
     let config = Arc::new(config);
-    Ok(if mode == Mode::Prefer { Tls::Prefer(config) } else { Tls::Require(config) })
+    Ok(if mode == TlsMode::Prefer { Tls::Prefer(config) } else { Tls::Require(config) })
 }
 
 /// The provider of all cryptography.

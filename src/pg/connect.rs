@@ -35,6 +35,9 @@ pub struct Target {
     pub tls: Tls,
     /// How long one login may take in all: every address, retry and round trip of it.
     pub timeout: Duration,
+    /// Silence after which TCP asks whether the other side lives, on our side and on the server's; `None` = the
+    /// systems' own.
+    pub keepalive: Option<Duration>,
     /// Leaves out `client_connection_check_interval` and the keepalive settings: this server is known to refuse
     /// them ([`Session::bare`]).
     pub bare: bool,
@@ -100,7 +103,7 @@ pub async fn connect(
             return Err(wrong.unwrap_or_else(|| ConnectError::local(Phase::Auth, "there are no credentials".into())));
         };
         let mut packet = Vec::new();
-        let settings = settings::merge(set, defaults, bare, target.host.starts_with('/'));
+        let settings = settings::merge(set, defaults, &settings::ours(target));
         let settings = settings.iter().map(|(name, value)| (&**name, &**value));
         startup_message(&mut packet, 0, &who.user, database, settings);
         match once(target, who, &packet, deadline).await {

@@ -242,6 +242,11 @@ impl Backend for PgBackend {
     type Conn = Box<PgConn>;
     type Error = ConnectError;
 
+    /// For `minIdle` before any client has come: the server's own defaults.
+    fn default_key(&self) -> StartupSet {
+        StartupSet::new::<&str, &str>([])
+    }
+
     async fn connect(&self, set: &StartupSet) -> Result<Box<PgConn>, ConnectError> {
         let started = Instant::now();
         loop {

@@ -1,12 +1,12 @@
 #![allow(clippy::unwrap_used)]
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::{ServerName, UnixTime};
 use rustls::{CertificateError, Error};
 
-use super::acceptor::{Acceptor, Files, Reloading};
+use super::acceptor::Acceptor;
 use super::verify::{Check, Verifier};
 use super::*;
 
@@ -99,15 +99,15 @@ fn a_self_signed_certificate_that_is_its_own_root() {
 fn what_each_mode_becomes() {
     let ca = ca().pem;
     let of = |mode, pem: Option<&str>| to_server(mode, pem.map(str::as_bytes));
-    assert!(matches!(of(Mode::Disable, None), Ok(Tls::Disable)));
-    assert!(matches!(of(Mode::Prefer, None), Ok(Tls::Prefer(_))));
-    assert!(matches!(of(Mode::Require, None), Ok(Tls::Require(_))));
-    assert!(matches!(of(Mode::VerifyCa, Some(&ca)), Ok(Tls::Require(_))));
-    assert!(matches!(of(Mode::VerifyFull, Some(&ca)), Ok(Tls::Require(_))));
-    assert!(matches!(of(Mode::VerifyFull, Some("")), Err(TlsError::Pem { .. })));
-    assert!(matches!(of(Mode::VerifyFull, Some("-----BEGIN CERTIFICATE-----\nx")), Err(TlsError::Pem { .. })));
+    assert!(matches!(of(TlsMode::Disable, None), Ok(Tls::Disable)));
+    assert!(matches!(of(TlsMode::Prefer, None), Ok(Tls::Prefer(_))));
+    assert!(matches!(of(TlsMode::Require, None), Ok(Tls::Require(_))));
+    assert!(matches!(of(TlsMode::VerifyCa, Some(&ca)), Ok(Tls::Require(_))));
+    assert!(matches!(of(TlsMode::VerifyFull, Some(&ca)), Ok(Tls::Require(_))));
+    assert!(matches!(of(TlsMode::VerifyFull, Some("")), Err(TlsError::Pem { .. })));
+    assert!(matches!(of(TlsMode::VerifyFull, Some("-----BEGIN CERTIFICATE-----\nx")), Err(TlsError::Pem { .. })));
     let nonsense = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-    assert!(matches!(of(Mode::VerifyFull, Some(nonsense)), Err(TlsError::Rustls(_))));
+    assert!(matches!(of(TlsMode::VerifyFull, Some(nonsense)), Err(TlsError::Rustls(_))));
 }
 
 #[test]
@@ -134,33 +134,4 @@ fn acceptors() {
     assert!(wrong(&chain, &chain, None).starts_with("the private key: "));
     assert!(wrong(&chain, &other, None).starts_with("TLS: "));
     assert!(wrong(&chain, &key, Some("")).starts_with("the clients' CA certificate: "));
-}
-
-#[test]
-fn files_are_read_again_when_they_change() {
-    let dir = tempfile::tempdir().unwrap();
-    let files = Files { chain: dir.path().join("tls.crt"), key: dir.path().join("tls.key"), client_ca: None };
-    let put = |(chain, key): &(String, String)| {
-        std::fs::write(&files.chain, chain).unwrap();
-        std::fs::write(&files.key, key).unwrap();
-    };
-    let start = Instant::now();
-    assert!(matches!(Reloading::open(files.clone(), start), Err(TlsError::Read { .. })));
-    let ca = ca();
-    let (first, second) = (leaf(&ca, &["a"], "a"), leaf(&ca, &["b"], "b"));
-    put(&first);
-    let reloading = Reloading::open(files.clone(), start).unwrap();
-    let point = |millis| reloading.current(start + Duration::from_millis(millis)).end_point.clone();
-    let before = point(0);
-    put(&second);
-    assert_eq!(point(999), before, "not looked at yet");
-    let after = point(1000);
-    assert_ne!(after, before);
-    // A certificate whose key is not there yet changes nothing.
-    std::fs::write(&files.chain, format!("{} ", first.0)).unwrap();
-    assert_eq!(point(2000), after);
-    put(&first);
-    assert_eq!(point(3000), before);
-    std::fs::remove_file(&files.key).unwrap();
-    assert_eq!(point(4000), before);
 }

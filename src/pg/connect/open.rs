@@ -19,6 +19,10 @@ use crate::pg::auth::binding::tls_server_end_point;
 use crate::pg::startup::ssl_request;
 use crate::pg::stream::Stream;
 
+/// Time between TCP's questions to a silent peer, and how many go unanswered before it counts as gone.
+pub(super) const PROBE_EVERY: Duration = Duration::from_secs(10);
+pub(super) const PROBES: u32 = 3;
+
 /// Whether TLS is used towards a server. What it verifies is in the configuration.
 #[derive(Debug, Clone)]
 pub enum Tls {
@@ -107,7 +111,7 @@ async fn connect_any(
         let share = Instant::now() + deadline.saturating_duration_since(Instant::now()) / left;
         match timeout_at(share, TcpStream::connect(address)).await {
             Ok(Ok(tcp)) => {
-                prepare(&tcp);
+                prepare(&tcp, target.keepalive);
                 return Ok((tcp, address));
             }
             Ok(Err(error)) => reasons.push(format!("{address}: {error}")),
@@ -118,13 +122,14 @@ async fn connect_any(
     Err(ConnectError::local(Phase::Tcp, format!("cannot connect to server {}: {reasons}", target.host)))
 }
 
-/// Small packets leave at once, and a peer that is gone without a word is noticed within a minute and a half.
-fn prepare(tcp: &TcpStream) {
-    let keepalive =
-        TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(3);
+/// Small packets leave at once, and a server that is gone without a word is noticed.
+fn prepare(tcp: &TcpStream, keepalive: Option<Duration>) {
     // Both can only fail on a socket that is dead already, which the next call will say.
     let _ = tcp.set_nodelay(true);
-    let _ = SockRef::from(tcp).set_tcp_keepalive(&keepalive);
+    if let Some(time) = keepalive {
+        let keepalive = TcpKeepalive::new().with_time(time).with_interval(PROBE_EVERY).with_retries(PROBES);
+        let _ = SockRef::from(tcp).set_tcp_keepalive(&keepalive);
+    }
 }
 
 /// Agrees on TLS, as the target wants it.
@@ -198,7 +203,7 @@ pub(super) async fn reopen(addr: &Addr) -> io::Result<Stream> {
         Addr::Tcp { socket, tls } => (socket, tls),
     };
     let mut tcp = TcpStream::connect(socket).await?;
-    prepare(&tcp);
+    prepare(&tcp, None);
     let Some((config, name)) = tls else { return Ok(Stream::Tcp(tcp)) };
     if !request(&mut tcp).await? {
         return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "the server no longer supports TLS"));

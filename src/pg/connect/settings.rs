@@ -2,31 +2,45 @@
 
 use std::borrow::Cow;
 
-use super::ConnectError;
+use super::open::{PROBE_EVERY, PROBES};
+use super::{ConnectError, Target};
 use crate::pg::error::SqlState;
 use crate::pg::startup::StartupSet;
 
-/// What makes a server notice that its client is gone, though the query still runs (PostgreSQL 14+) or the machine
-/// is dead: a killed sidecar must not leave backends behind that count against `max_connections`.
+/// What makes a server notice that its client is gone while a query runs (PostgreSQL 14+): a killed sidecar must not
+/// leave backends behind that count against `max_connections`.
 const CHECK: (&str, &str) = ("client_connection_check_interval", "1s");
-const KEEPALIVES: [(&str, &str); 3] =
-    [("tcp_keepalives_idle", "60"), ("tcp_keepalives_interval", "10"), ("tcp_keepalives_count", "3")];
 
 type Setting<'a> = (Cow<'a, str>, Cow<'a, str>);
 
-/// All settings of the StartupMessage in order; of those that a client can set its own value wins.
+/// The settings that are ours, not the user's: with which a server notices that we are gone.
+pub(super) fn ours(target: &Target) -> Vec<Setting<'static>> {
+    if target.bare {
+        return Vec::new();
+    }
+    let mut ours: Vec<Setting<'static>> = vec![(CHECK.0.into(), CHECK.1.into())];
+    let over_tcp = !target.host.starts_with('/');
+    if let Some(time) = target.keepalive.filter(|_| over_tcp) {
+        ours.extend([
+            // 0 would be the server's default.
+            ("tcp_keepalives_idle".into(), time.as_secs().max(1).to_string().into()),
+            ("tcp_keepalives_interval".into(), PROBE_EVERY.as_secs().to_string().into()),
+            ("tcp_keepalives_count".into(), PROBES.to_string().into()),
+        ]);
+    }
+    ours
+}
+
+/// All settings of the StartupMessage in order: ours, the policy's defaults, the client's. What a client sets wins.
 ///
 /// PostgreSQL applies `options` before all other settings. A default therefore goes into the front of the client's
 /// `options`, if there are any: sent by itself it would win over what the client says in them.
 pub(super) fn merge<'a>(
     set: &'a StartupSet,
     defaults: &'a [(String, String)],
-    bare: bool,
-    unix: bool,
+    ours: &[Setting<'a>],
 ) -> Vec<Setting<'a>> {
-    let mut merged: Vec<Setting<'a>> = Vec::new();
-    let ours = [CHECK].into_iter().chain(KEEPALIVES.into_iter().filter(|_| !unix)).filter(|_| !bare);
-    merged.extend(ours.filter(|(name, _)| set.get(name).is_none()).map(|(name, value)| (name.into(), value.into())));
+    let mut merged: Vec<Setting<'a>> = ours.iter().filter(|(name, _)| set.get(name).is_none()).cloned().collect();
     let mut options = String::new();
     for (name, value) in defaults {
         if set.get("options").is_some() {
@@ -68,43 +82,56 @@ pub(super) fn refused(error: &ConnectError) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
 
-    fn merged(set: &[(&str, &str)], defaults: &[(&str, &str)], bare: bool, unix: bool) -> Vec<String> {
+    use super::*;
+    use crate::pg::connect::Tls;
+
+    fn target(host: &str, keepalive: Option<u64>, bare: bool) -> Target {
+        let keepalive = keepalive.map(Duration::from_millis);
+        Target { host: host.into(), port: 1, tls: Tls::Disable, timeout: Duration::ZERO, keepalive, bare }
+    }
+
+    fn shown(settings: &[Setting<'_>]) -> Vec<String> {
+        settings.iter().map(|(name, value)| format!("{name}={value}")).collect()
+    }
+
+    fn merged(set: &[(&str, &str)], defaults: &[(&str, &str)]) -> Vec<String> {
         let defaults: Vec<_> = defaults.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         let set = StartupSet::new(set.iter().copied());
-        merge(&set, &defaults, bare, unix).iter().map(|(name, value)| format!("{name}={value}")).collect()
+        shown(&merge(&set, &defaults, &ours(&target("/run", None, false))))
+    }
+
+    const CHECK_1S: &str = "client_connection_check_interval=1s";
+
+    #[test]
+    fn ours_depend_on_the_target() {
+        let ours = |host, keepalive, bare| shown(&ours(&target(host, keepalive, bare)));
+        let all = [CHECK_1S, "tcp_keepalives_idle=60", "tcp_keepalives_interval=10", "tcp_keepalives_count=3"];
+        assert_eq!(ours("db", Some(60_000), false), all);
+        assert_eq!(ours("db", Some(500), false)[1], "tcp_keepalives_idle=1");
+        assert_eq!(ours("db", None, false), [CHECK_1S]);
+        assert_eq!(ours("/run", Some(60_000), false), [CHECK_1S]);
+        assert!(ours("db", Some(60_000), true).is_empty());
     }
 
     #[test]
     fn ours_then_the_defaults_then_the_clients() {
-        let all = merged(&[("application_name", "x")], &[("statement_timeout", "30000")], false, false);
-        assert_eq!(
-            all,
-            [
-                "client_connection_check_interval=1s",
-                "tcp_keepalives_idle=60",
-                "tcp_keepalives_interval=10",
-                "tcp_keepalives_count=3",
-                "statement_timeout=30000",
-                "application_name=x"
-            ]
-        );
-        assert_eq!(merged(&[], &[], false, true), ["client_connection_check_interval=1s"]);
-        assert_eq!(merged(&[("a", "b")], &[("c", "d")], true, false), ["c=d", "a=b"]);
+        let all = merged(&[("application_name", "x")], &[("statement_timeout", "30000")]);
+        assert_eq!(all, [CHECK_1S, "statement_timeout=30000", "application_name=x"]);
     }
 
     #[test]
     fn the_clients_own_value_wins() {
-        let set = [("statement_timeout", "5"), ("tcp_keepalives_idle", "1"), ("client_connection_check_interval", "9")];
-        let all = merged(&set, &[("statement_timeout", "30000")], false, true);
-        assert_eq!(all, ["client_connection_check_interval=9", "statement_timeout=5", "tcp_keepalives_idle=1"]);
+        let set = [("statement_timeout", "5"), ("client_connection_check_interval", "9")];
+        let all = merged(&set, &[("statement_timeout", "30000")]);
+        assert_eq!(all, ["client_connection_check_interval=9", "statement_timeout=5"]);
     }
 
     #[test]
     fn case_56_also_inside_options() {
-        let all = merged(&[("options", "-c statement_timeout=5s")], &[("statement_timeout", "30 \\s")], true, true);
-        assert_eq!(all, ["options=-c statement_timeout=30\\ \\\\s -c statement_timeout=5s"]);
+        let all = merged(&[("options", "-c statement_timeout=5s")], &[("statement_timeout", "30 \\s")]);
+        assert_eq!(all, [CHECK_1S, "options=-c statement_timeout=30\\ \\\\s -c statement_timeout=5s"]);
     }
 
     #[test]

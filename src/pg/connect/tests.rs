@@ -65,7 +65,14 @@ async fn act(mut stream: TcpStream, script: Vec<Act>, log: Arc<Mutex<Vec<Vec<u8>
 }
 
 fn target(port: u16) -> Target {
-    Target { host: "127.0.0.1".into(), port, tls: Tls::Disable, timeout: Duration::from_secs(5), bare: true }
+    Target {
+        host: "127.0.0.1".into(),
+        port,
+        tls: Tls::Disable,
+        timeout: Duration::from_secs(5),
+        keepalive: None,
+        bare: true,
+    }
 }
 
 fn who(password: &str) -> Credentials {
@@ -296,7 +303,7 @@ async fn time_ends_everywhere() {
     let error = log_in(&target).await.unwrap_err();
     assert_eq!(error.phase, Phase::Timeout);
     assert!(error.message.ends_with("within 50ms: the time ended while authenticating"), "{error}");
-    target.tls = crate::tls::to_server(crate::tls::Mode::Prefer, None).unwrap();
+    target.tls = crate::tls::to_server(crate::api::v1alpha1::TlsMode::Prefer, None).unwrap();
     assert!(log_in(&target).await.unwrap_err().message.contains("while agreeing on TLS"));
     let mut bytes = Vec::new();
     message::authentication_ok(&mut bytes);
@@ -332,7 +339,7 @@ async fn case_58_what_may_answer_the_request_for_tls() {
         (b"Nx", "not PostgreSQL's"),
         (b"", "closed the connection"),
     ] {
-        for mode in [crate::tls::Mode::Prefer, crate::tls::Mode::Require] {
+        for mode in [crate::api::v1alpha1::TlsMode::Prefer, crate::api::v1alpha1::TlsMode::Require] {
             let server = fake(vec![vec![Act::Read(8), Act::Say(answer.to_vec())]]).await;
             (target.port, target.tls) = (server.port, crate::tls::to_server(mode, None).unwrap());
             let error = log_in(&target).await.unwrap_err();
@@ -346,9 +353,9 @@ async fn a_server_without_tls() {
     let no = || vec![Act::Read(8), Act::Say(b"N".to_vec()), Act::Read(STARTUP), Act::Say(ready())];
     let server = fake(vec![no()]).await;
     let mut target = target(server.port);
-    target.tls = crate::tls::to_server(crate::tls::Mode::Prefer, None).unwrap();
+    target.tls = crate::tls::to_server(crate::api::v1alpha1::TlsMode::Prefer, None).unwrap();
     assert!(!log_in(&target).await.unwrap().stream.is_tls());
-    target.tls = crate::tls::to_server(crate::tls::Mode::Require, None).unwrap();
+    target.tls = crate::tls::to_server(crate::api::v1alpha1::TlsMode::Require, None).unwrap();
     let error = log_in(&target).await.unwrap_err();
     assert_eq!((error.phase, error.message.ends_with("the server does not support it")), (Phase::Tls, true));
     assert_eq!(server.heard.lock().unwrap()[1].len(), 8, "nothing else was said");
