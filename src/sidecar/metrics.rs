@@ -68,7 +68,13 @@ impl<'a> Families<'_, 'a> {
     }
 
     /// A gauge of each pool; a pool for which it means nothing has no sample.
-    fn gauge(&mut self, name: &str, help: &str, unit: Option<Unit>, value: impl Fn(&Pool) -> Option<f64>) -> fmt::Result {
+    fn gauge(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<Unit>,
+        value: impl Fn(&Pool) -> Option<f64>,
+    ) -> fmt::Result {
         let pools = self.pools;
         self.family(name, help, unit, MetricType::Gauge, |metric| {
             pools.iter().try_for_each(|pool| match value(pool) {
@@ -166,7 +172,6 @@ fn policy(f: &mut Families<'_, '_>) -> fmt::Result {
             ])
         })
     })?;
-    #[allow(clippy::cast_precision_loss)] // Generations count edits.
     f.gauge("policy_generation", "The generation of the policy, where it has one.", None, |p| {
         p.generation.map(|generation| generation as f64)
     })?;
@@ -194,7 +199,6 @@ fn connections(f: &mut Families<'_, '_>) -> fmt::Result {
     f.gauge("pool_checked_out", "Connections lent or being opened, as SQLAlchemy counts.", None, |p| {
         Some(p.connections.checked_out.into())
     })?;
-    #[allow(clippy::cast_precision_loss)] // At most as many as file descriptors.
     f.gauge("pool_overflow", "Connections above the size.", None, |p| Some(p.connections.overflow.max(0) as f64))?;
     f.gauge("pool_waiting", "Requests that wait for a connection.", None, |p| Some(p.connections.waiting.into()))?;
     f.gauge(
@@ -207,8 +211,7 @@ fn connections(f: &mut Families<'_, '_>) -> fmt::Result {
     f.family("server_connections", "Connections to the server, by state.", None, MetricType::Gauge, |metric| {
         for pool in pools {
             let c = &pool.connections;
-            let states =
-                [("idle", c.idle), ("in_use", c.in_use), ("connecting", c.connecting), ("closing", c.closing)];
+            let states = [("idle", c.idle), ("in_use", c.in_use), ("connecting", c.connecting), ("closing", c.closing)];
             for (state, value) in states {
                 let labels: Labels<'_> = vec![("database", pool.database.as_str()), ("state", state)];
                 metric.encode_family(&labels)?.encode_gauge(&f64::from(value))?;
@@ -260,7 +263,6 @@ fn totals(f: &mut Families<'_, '_>) -> fmt::Result {
 }
 
 fn traffic(f: &mut Families<'_, '_>) -> fmt::Result {
-    #[allow(clippy::cast_precision_loss)] // At most as many as file descriptors.
     f.gauge("clients", "Clients connected.", None, |p| Some(p.traffic.clients as f64))?;
     f.counter("client_logins", "Clients that logged in.", None, |p| p.traffic.logins)?;
     f.counter("queries", "Queries answered.", None, |p| p.traffic.queries)?;
@@ -270,15 +272,21 @@ fn traffic(f: &mut Families<'_, '_>) -> fmt::Result {
     f.counter("client_received", "Read from clients.", Some(Unit::Bytes), |p| p.traffic.client_bytes)?;
     f.counter("server_received", "Read from servers.", Some(Unit::Bytes), |p| p.traffic.server_bytes)?;
     let pools = f.pools;
-    f.family("errors", "Errors sent to clients, by origin: server or poolkeeper.", None, MetricType::Counter, |metric| {
-        for pool in pools {
-            let origins = [("server", pool.traffic.server_errors), ("poolkeeper", pool.traffic.own_errors)];
-            for (origin, value) in origins {
-                count(metric, &vec![("database", pool.database.as_str()), ("origin", origin)], value)?;
+    f.family(
+        "errors",
+        "Errors sent to clients, by origin: server or poolkeeper.",
+        None,
+        MetricType::Counter,
+        |metric| {
+            for pool in pools {
+                let origins = [("server", pool.traffic.server_errors), ("poolkeeper", pool.traffic.own_errors)];
+                for (origin, value) in origins {
+                    count(metric, &vec![("database", pool.database.as_str()), ("origin", origin)], value)?;
+                }
             }
-        }
-        Ok(())
-    })?;
+            Ok(())
+        },
+    )?;
     f.counter("cancel_requests", "Cancel requests passed on to the server.", None, |p| p.traffic.cancels)?;
     f.counter("statements_prepared", "Statements prepared on a server that lacked them.", None, |p| {
         p.traffic.prepares
