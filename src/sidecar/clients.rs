@@ -95,6 +95,11 @@ impl Client {
         self.signals.fetch_and(!signal, Relaxed);
     }
 
+    /// Its secret for cancel requests.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
     /// Says what the client does now.
     pub fn set_activity(&self, activity: Activity) {
         self.activity.store(activity as u8, Relaxed);

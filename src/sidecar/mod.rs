@@ -3,7 +3,9 @@
 pub mod agent;
 pub mod backend;
 pub mod clients;
+pub mod connect_errors;
 pub mod database;
+pub mod gather;
 pub mod http;
 pub mod listen;
 pub mod metrics;
@@ -13,3 +15,4 @@ pub mod proxy;
 pub mod settings;
 pub mod source;
 pub mod stats;
+pub mod status;

@@ -66,15 +66,11 @@ impl Settings {
 
     /// What to log in to servers with, in this order.
     pub fn logins(&self, now: Instant) -> Vec<connect::Credentials> {
-        let current = connect::Credentials {
-            user: self.credentials.user.clone(),
-            password: self.credentials.password.clone(),
-        };
+        let current =
+            connect::Credentials { user: self.credentials.user.clone(), password: self.credentials.password.clone() };
         let previous = self.credentials.previous.as_ref().filter(|previous| previous.until > now);
-        let previous = previous.map(|previous| connect::Credentials {
-            user: previous.user.clone(),
-            password: previous.password.clone(),
-        });
+        let previous = previous
+            .map(|previous| connect::Credentials { user: previous.user.clone(), password: previous.password.clone() });
         std::iter::once(current).chain(previous).collect()
     }
 

@@ -167,7 +167,7 @@ impl Outgoing {
                 self.made.extend_from_slice(buffer.range(range));
                 last.end = self.made.len();
             }
-            _ if range.is_empty() => {}
+            _ if range.start == range.end => {}
             _ => self.segments.push_back(Segment::Read(range)),
         }
     }
@@ -205,7 +205,7 @@ impl Outgoing {
             let part = n.min(range.len());
             range.start += part;
             n -= part;
-            if range.is_empty() {
+            if range.start == range.end {
                 self.segments.pop_front();
             }
         }
