@@ -4,6 +4,7 @@ use serde_json::json;
 use super::*;
 use crate::api::resolve::{Resolved, resolve_value};
 use crate::pg::auth::Secret;
+use crate::pg::auth::scram::Salt;
 use crate::sidecar::clients::{Activity, NewClient};
 use crate::sidecar::database::Settings;
 use crate::sidecar::source::{Credentials, Finding, Policy, Snapshot};
@@ -58,7 +59,7 @@ impl Fixture {
         let registry = Arc::new(Registered::new());
         for policy in policies {
             let (policy, credentials) = (Arc::clone(policy), Arc::new(credentials()));
-            let settings = Settings::new(policy, credentials, Default::default(), 1, None).unwrap();
+            let settings = Settings::new(policy, credentials, Salt::random().unwrap(), 1, None).unwrap();
             registry.add(Arc::new(Database::new(settings, 2)));
         }
         let (sender, config) = watch::channel(state(policies));
