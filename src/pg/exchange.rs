@@ -111,6 +111,11 @@ impl Exchange {
         self.status
     }
 
+    /// A statement of our own, which was not noted here, left the server in this transaction status.
+    pub fn assume(&mut self, status: u8) {
+        self.status = status;
+    }
+
     /// Nothing is owed, no batch is open: the server waits for a message, in a transaction or not.
     pub fn is_quiet(&self) -> bool {
         self.owed.is_empty() && !self.batch && self.maybe == 0 && self.copy == Copy::No
@@ -159,13 +164,15 @@ impl Exchange {
     /// A Parse of our own is sent now: the server lacks a statement.
     pub fn reparse(&mut self) {
         self.batch = true;
-        self.owed.push_back(Owed { expect: Expect::Parse, also: Also { swallow: true, parsing: true, ..Also::default() } });
+        self.owed
+            .push_back(Owed { expect: Expect::Parse, also: Also { swallow: true, parsing: true, ..Also::default() } });
     }
 
     /// A Close of our own is sent now: the server's cache is full.
     pub fn evict(&mut self) {
         self.batch = true;
-        self.owed.push_back(Owed { expect: Expect::Close, also: Also { swallow: true, closing: true, ..Also::default() } });
+        self.owed
+            .push_back(Owed { expect: Expect::Close, also: Also { swallow: true, closing: true, ..Also::default() } });
     }
 
     /// A client's Close is sent now; its names change with the answer.
@@ -278,6 +285,11 @@ impl Exchange {
     /// Whether an answer of our own is due now.
     pub fn has_own(&self) -> bool {
         matches!(self.owed.front(), Some(Owed { expect: Expect::Own(_), .. }))
+    }
+
+    /// Whether answers of our own are all that is owed: no message of the server will bring their turn.
+    pub fn owes_only_own(&self) -> bool {
+        self.has_own() && self.owed.iter().all(|owed| matches!(owed.expect, Expect::Own(_)))
     }
 
     fn answered(&mut self, names: &mut Names, cache: &mut Cache) -> Verdict {

@@ -1,1 +1,346 @@
-//! .
+//! PostgreSQL as a pool's backend: opens, pings, looks at, and closes servers.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::connect_errors::ConnectErrors;
+use super::database::Settings;
+use super::proxy::buffer::{self, Buffer, Outgoing};
+use super::proxy::egress::Egress;
+use crate::pg::cancel::Limiter;
+use crate::pg::connect::{self, ConnectError};
+use crate::pg::error::SqlState;
+use crate::pg::exchange::Exchange;
+use crate::pg::session::prepared::Cache;
+use crate::pg::startup::StartupSet;
+use crate::pg::stream::Stream;
+use crate::pool::{Backend, CloseOutcome, CloseReason, PingError, Replace};
+
+mod simple;
+
+/// A ping and a reset must end within this time, or the server is closed.
+const QUICK: Duration = Duration::from_secs(5);
+/// How long a closed server may take to end before it is no longer counted.
+const CLOSING: Duration = Duration::from_secs(15);
+/// Servers of an earlier host, TLS mode or user are replaced within this time, each at a moment of its own.
+const REPLACEMENT: Duration = Duration::from_secs(5);
+/// Pause before a refused password is tried again (it may just be changing; decision 18).
+const PASSWORD_RETRY: Duration = Duration::from_millis(250);
+
+/// One server session.
+#[derive(Debug)]
+pub struct PgConn {
+    /// The socket.
+    pub stream: Stream,
+    /// What it owes to the client that holds it.
+    pub exchange: Exchange,
+    /// The prepared statements that it holds.
+    pub cache: Cache,
+    /// Bytes read from it.
+    pub input: Buffer,
+    /// What of these the client gets.
+    pub egress: Egress,
+    /// Bytes on their way to the client.
+    pub to_client: Outgoing,
+    /// Bytes on their way to the server.
+    pub to_server: Outgoing,
+    /// How to cancel what it runs.
+    pub cancel: Arc<CancelTarget>,
+    /// What it said of itself at login (ParameterStatus).
+    pub parameters: Vec<(String, String)>,
+}
+
+impl PgConn {
+    /// What its client is still to get of it, copied: the client goes on without this server.
+    pub fn take_unwritten(&mut self) -> Vec<u8> {
+        let unwritten = self.to_client.take(&self.input);
+        self.egress.wrote(&mut self.input);
+        unwritten
+    }
+
+    /// Whether it was a primary at login, as far as it said so (`in_hot_standby`, PostgreSQL 14).
+    fn was_primary(&self) -> bool {
+        self.parameters.iter().any(|(name, value)| name == "in_hot_standby" && value == "off")
+    }
+}
+
+/// Where a cancel request for one server goes, and how many are under way.
+#[derive(Debug)]
+pub struct CancelTarget {
+    addr: connect::Addr,
+    pid: i32,
+    key: Vec<u8>,
+    under_way: AtomicU32,
+    ended: Notify,
+}
+
+/// Cancel requests under way for one server: one is enough, a second covers a statement that began meanwhile.
+const CANCELS_PER_SERVER: u32 = 2;
+
+impl CancelTarget {
+    /// Counts a cancel request that is about to be sent. False if there is no key to send (wire-cases 6) or if
+    /// enough are under way (wire-cases 4).
+    pub fn begin(&self) -> bool {
+        let one_more = |n: u32| (n < CANCELS_PER_SERVER).then_some(n + 1);
+        !self.key.is_empty() && self.under_way.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_ok()
+    }
+
+    /// Sends a cancel request that [`CancelTarget::begin`] has counted.
+    pub async fn send(self: Arc<Self>, limiter: &Limiter) {
+        // Armed before the first await: however this ends, the server must become lendable again.
+        let sent = Sent(Arc::clone(&self));
+        let _permit = limiter.acquire().await;
+        if let Err(error) = connect::cancel(&self.addr, self.pid, &self.key, QUICK).await {
+            tracing::warn!(pid = self.pid, %error, "a cancel request did not reach the server");
+        }
+        drop(sent);
+    }
+
+    /// Whether no cancel request is under way: a statement of the next client can't be hit.
+    pub fn is_settled(&self) -> bool {
+        self.under_way.load(Ordering::Acquire) == 0
+    }
+
+    /// Waits until no cancel request is under way.
+    pub async fn settled(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.is_settled() {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
+struct Sent(Arc<CancelTarget>);
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::AcqRel);
+        self.0.ended.notify_waiters();
+    }
+}
+
+/// Opens servers for one database by its settings of the moment.
+#[derive(Debug)]
+pub struct PgBackend {
+    settings: RwLock<Arc<Settings>>,
+    buffers: buffer::Pool,
+    cancels: Limiter,
+    errors: ConnectErrors,
+    /// A login has worked since the last change of target.
+    has_connected: AtomicBool,
+    /// The server refused `client_connection_check_interval` (decision 2); not asked again in this generation.
+    bare_login: AtomicBool,
+}
+
+impl PgBackend {
+    /// For these settings.
+    pub fn new(settings: Arc<Settings>) -> Self {
+        Self {
+            settings: RwLock::new(settings),
+            buffers: buffer::Pool::default(),
+            cancels: Limiter::default(),
+            errors: ConnectErrors::default(),
+            has_connected: AtomicBool::new(false),
+            bare_login: AtomicBool::new(false),
+        }
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Uses other settings for new servers; says what that means for those that are open.
+    pub fn apply(&self, new: Arc<Settings>) -> Option<Replace> {
+        let old =
+            std::mem::replace(&mut *self.settings.write().unwrap_or_else(PoisonError::into_inner), Arc::clone(&new));
+        let replace = replacement(&old, &new);
+        if replace.is_some() {
+            self.has_connected.store(false, Ordering::Relaxed);
+            self.bare_login.store(false, Ordering::Relaxed);
+        }
+        replace
+    }
+
+    /// The free lists for servers' buffers.
+    pub fn buffers(&self) -> &buffer::Pool {
+        &self.buffers
+    }
+
+    /// Bounds the cancel requests under way.
+    pub fn cancels(&self) -> &Limiter {
+        &self.cancels
+    }
+
+    /// Errors met in opening servers.
+    pub fn errors(&self) -> &ConnectErrors {
+        &self.errors
+    }
+
+    /// Whether servers are opened without `client_connection_check_interval`, because the server refused it.
+    pub fn is_bare_login(&self) -> bool {
+        self.bare_login.load(Ordering::Relaxed)
+    }
+
+    async fn open(&self, set: &StartupSet, settings: &Settings) -> Result<Box<PgConn>, ConnectError> {
+        let policy = &settings.policy;
+        let target = connect::Target {
+            host: policy.database.host.clone(),
+            port: policy.database.port,
+            tls: settings.tls.clone(),
+            timeout: policy.timeouts.connect,
+            keepalive: policy.listen.keepalive,
+            bare: self.bare_login.load(Ordering::Relaxed),
+        };
+        let logins = settings.logins(Instant::now());
+        let session = connect::connect(&target, &logins, &policy.database.name, set, &settings.defaults()).await?;
+        self.has_connected.store(true, Ordering::Relaxed);
+        if session.bare {
+            self.bare_login.store(true, Ordering::Relaxed);
+        }
+        Ok(Box::new(PgConn {
+            stream: session.stream,
+            exchange: Exchange::default(),
+            cache: Cache::new(policy.prepared_statements as usize),
+            input: Buffer::holding(&session.leftover, &self.buffers),
+            egress: Egress::default(),
+            to_client: Outgoing::default(),
+            to_server: Outgoing::default(),
+            cancel: Arc::new(CancelTarget {
+                addr: session.addr,
+                pid: session.pid,
+                key: session.key,
+                under_way: AtomicU32::new(0),
+                ended: Notify::new(),
+            }),
+            parameters: session.parameters,
+        }))
+    }
+}
+
+/// What other settings mean for open servers (decision 4): another target replaces them step by step, other session
+/// defaults at once, another password not at all.
+fn replacement(old: &Settings, new: &Settings) -> Option<Replace> {
+    if old.defaults() != new.defaults() {
+        return Some(Replace::Now);
+    }
+    let target = |settings: &Settings| {
+        let database = &settings.policy.database;
+        (database.host.clone(), database.port, database.name.clone(), database.tls, settings.credentials.user.clone())
+    };
+    let moved = target(old) != target(new) || old.credentials.ca_pem != new.credentials.ca_pem;
+    moved.then_some(Replace::Within(REPLACEMENT))
+}
+
+impl Backend for PgBackend {
+    type Key = StartupSet;
+    type Conn = Box<PgConn>;
+    type Error = ConnectError;
+
+    /// For `minIdle` before any client has come: the server's own defaults.
+    fn default_key(&self) -> StartupSet {
+        StartupSet::new::<&str, &str>([])
+    }
+
+    async fn connect(&self, set: &StartupSet) -> Result<Box<PgConn>, ConnectError> {
+        let started = Instant::now();
+        loop {
+            let settings = self.settings();
+            let error = match self.open(set, &settings).await {
+                Ok(conn) => return Ok(conn),
+                Err(error) => error,
+            };
+            self.errors.count(error.phase.name(), error.sqlstate.as_ref().map(SqlState::as_str));
+            // A password that worked and no longer does is being changed: the new one may be here in a moment.
+            let changing =
+                error.sqlstate == Some(SqlState::INVALID_PASSWORD) && self.has_connected.load(Ordering::Relaxed);
+            if !changing || started.elapsed() + PASSWORD_RETRY > settings.policy.pool.acquire() {
+                return Err(error);
+            }
+            tokio::time::sleep(PASSWORD_RETRY).await;
+        }
+    }
+
+    async fn ping(&self, conn: &mut Box<PgConn>) -> Result<(), PingError<ConnectError>> {
+        // An empty query: parsed by nobody, answered by EmptyQueryResponse.
+        match tokio::time::timeout(QUICK, conn.simple("", &self.buffers)).await {
+            Ok(Ok(answer)) if answer.status == b'I' => Ok(()),
+            _ => Err(PingError::Disconnected),
+        }
+    }
+
+    fn look(&self, conn: &mut Box<PgConn>) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        loop {
+            match conn.stream.poll_readable(&mut cx) {
+                Poll::Pending => return conn.input.is_empty(),
+                Poll::Ready(Err(_)) => return false,
+                Poll::Ready(Ok(())) => {}
+            }
+            let read = conn.stream.poll_read(&mut cx, conn.input.space(&self.buffers, buffer::SMALL));
+            let usable = match read {
+                Poll::Pending => {
+                    conn.input.rest(&self.buffers);
+                    return conn.input.is_empty();
+                }
+                Poll::Ready(Ok(n)) if n > 0 => {
+                    conn.input.filled(n);
+                    conn.hear_unasked()
+                }
+                Poll::Ready(_) => false,
+            };
+            conn.input.rest(&self.buffers);
+            if !usable {
+                return false;
+            }
+        }
+    }
+
+    async fn close(&self, mut conn: Box<PgConn>, reason: CloseReason) -> CloseOutcome {
+        tracing::debug!(pid = conn.cancel.pid, reason = reason.name(), "closing a server");
+        let deadline = tokio::time::sleep(CLOSING);
+        let ended = async {
+            if !conn.exchange.is_quiet() && conn.cancel.begin() {
+                // It would run on to its end and hold its place as long.
+                Arc::clone(&conn.cancel).send(&self.cancels).await;
+            }
+            conn.cancel.settled().await;
+            conn.end().await;
+        };
+        tokio::select! {
+            () = ended => CloseOutcome::Ended,
+            () = deadline => CloseOutcome::Deadline,
+        }
+    }
+}
+
+impl PgBackend {
+    /// Whether a server that refused to write is no longer the primary that it was (wire-cases 77).
+    pub async fn is_demoted(&self, conn: &mut Box<PgConn>) -> bool {
+        if !conn.was_primary() {
+            return false;
+        }
+        let asked = conn.simple("SELECT pg_catalog.pg_is_in_recovery()", &self.buffers);
+        match tokio::time::timeout(QUICK, asked).await {
+            Ok(Ok(answer)) => answer.value.as_deref() != Some(b"f"),
+            _ => true,
+        }
+    }
+
+    /// Runs a statement of our own between two clients.
+    ///
+    /// # Errors
+    /// If the server did not take it: it must be closed.
+    pub async fn reset(&self, conn: &mut Box<PgConn>, sql: &str) -> Result<(), ()> {
+        match tokio::time::timeout(QUICK, conn.simple(sql, &self.buffers)).await {
+            Ok(Ok(answer)) if answer.status == b'I' && !answer.failed => Ok(()),
+            _ => Err(()),
+        }
+    }
+}

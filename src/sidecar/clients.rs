@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use atomic_waker::AtomicWaker;
 use subtle::ConstantTimeEq;
@@ -95,6 +95,11 @@ impl Client {
         self.signals.fetch_and(!signal, Relaxed);
     }
 
+    /// Its secret for cancel requests.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
     /// Says what the client does now.
     pub fn set_activity(&self, activity: Activity) {
         self.activity.store(activity as u8, Relaxed);
@@ -110,14 +115,22 @@ impl Client {
         }
     }
 
-    /// Notes the second, since the sidecar's start, in which it became idle.
-    pub fn set_idle_since(&self, second: u64) {
+    /// Notes since when the client has nothing to do; `None` while it has.
+    pub fn set_idle(&self, since: Option<Instant>) {
+        let second = since.map_or(u64::MAX, |at| at.saturating_duration_since(self.since).as_secs());
         self.idle_since.store(second, Relaxed);
     }
 
-    /// The second in which it became idle.
-    pub fn idle_since(&self) -> u64 {
-        self.idle_since.load(Relaxed)
+    /// For how long the client has had nothing to do, to the second; nothing while it is busy.
+    pub fn idle_for(&self, now: Instant) -> Option<Duration> {
+        let second = self.idle_since.load(Relaxed);
+        let idle = (second != u64::MAX).then(|| now.saturating_duration_since(self.since).as_secs());
+        idle.map(|now| Duration::from_secs(now.saturating_sub(second)))
+    }
+
+    /// Counts finished transactions. Only the client's own task may call it.
+    pub fn count_transactions(&self, n: u64) {
+        self.transactions.store(self.transactions.load(Relaxed) + n, Relaxed);
     }
 
     /// From now on a cancel request of this client goes to that server.
@@ -209,9 +222,10 @@ impl Clients {
 
     /// The server to which a cancel request must be forwarded, if its key is right and its client holds one.
     /// A client that waits is taken out of the queue instead.
-    pub fn cancel(&self, pid: i32, key: &[u8]) -> Option<Arc<CancelTarget>> {
+    pub fn cancel(&self, pid: i32, key: &[u8]) -> Option<(Arc<Client>, Arc<CancelTarget>)> {
         let client = lock(&self.map).clients.get(&pid).cloned()?;
-        bool::from(client.key.ct_eq(key)).then(|| client.cancel()).flatten()
+        let target = bool::from(client.key.ct_eq(key)).then(|| client.cancel()).flatten()?;
+        Some((client, target))
     }
 
     /// Every client now, in no order.

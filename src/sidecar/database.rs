@@ -10,29 +10,16 @@ use lru::LruCache;
 
 use super::backend::PgBackend;
 use super::clients::Clients;
+pub use super::settings::Settings;
 use super::stats::Worker;
-use crate::api::resolve::Resolved;
+use crate::pg::cancel::Limiter;
 use crate::pg::session::prepared::Registry;
 use crate::pg::startup::StartupSet;
 use crate::pool::Pool;
 use crate::sidecar::probe::Health;
-use crate::sidecar::source::Credentials;
 
 /// Welcomes kept per database: one for each startup set that clients log in with.
 const WELCOMES: usize = 64;
-
-/// A policy's effective values and the credentials that go with them: replaced whole, never changed.
-#[derive(Debug)]
-pub struct Settings {
-    /// The policy, resolved.
-    pub policy: Arc<Resolved>,
-    /// What servers and clients log in with.
-    pub credentials: Arc<Credentials>,
-    /// Counts up with every change of either.
-    pub version: u64,
-    /// When these settings were applied to the pool.
-    pub applied: Instant,
-}
 
 /// What a client is told at login about the server sessions it will use.
 #[derive(Debug)]
@@ -118,6 +105,8 @@ pub struct Registered {
     databases: RwLock<BTreeMap<String, Arc<Database>>>,
     /// All clients.
     pub clients: Arc<Clients>,
+    /// Bounds the cancel requests on their way to servers.
+    pub cancels: Limiter,
     /// When the sidecar started: the origin of coarse times.
     pub started: Instant,
 }
@@ -125,7 +114,12 @@ pub struct Registered {
 impl Registered {
     /// No databases, no clients.
     pub fn new() -> Self {
-        Self { databases: RwLock::default(), clients: Arc::default(), started: Instant::now() }
+        Self {
+            databases: RwLock::default(),
+            clients: Arc::default(),
+            cancels: Limiter::default(),
+            started: Instant::now(),
+        }
     }
 
     /// The database that clients call by this name.
@@ -141,11 +135,6 @@ impl Registered {
     /// Adds a database under its alias.
     pub fn add(&self, database: Arc<Database>) {
         self.databases.write().unwrap_or_else(PoisonError::into_inner).insert(database.alias.clone(), database);
-    }
-
-    /// Seconds since the start.
-    pub fn second(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.started).as_secs()
     }
 
     /// Time since the start.

@@ -1,29 +1,58 @@
 //! A PostgreSQL that does what a test tells it to: servers that lie, stall or break off.
 
 use super::fe;
-use super::process;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+/// What fake servers saw, in order; clones share one list.
+#[derive(Debug, Clone, Default)]
+pub struct Events(Arc<Mutex<Vec<String>>>);
+
+impl Events {
+    /// Adds an event.
+    pub fn note(&self, what: &str) {
+        self.0.lock().unwrap().push(what.to_owned());
+    }
+
+    /// Whether it has happened.
+    pub fn saw(&self, what: &str) -> bool {
+        self.0.lock().unwrap().iter().any(|event| event == what)
+    }
+
+    /// All of them so far.
+    pub fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
 /// A fake server; each connection runs the test's script in a thread of its own.
 pub struct Server {
-    /// Its port on 127.0.0.1.
+    /// Its port.
     pub port: u16,
     stop: Arc<AtomicBool>,
     accepted: Arc<AtomicUsize>,
 }
 
 impl Server {
-    /// Listens; `script` gets every connection with its number (from 0). A script that returns an
+    /// Listens on a port of 127.0.0.1; `script` gets every connection with its number (from 0). A script that returns an
     /// error (a broken pipe, mostly) just ends its connection.
     pub fn start(script: impl Fn(&mut Session, usize) -> io::Result<()> + Send + Sync + 'static) -> Self {
-        let port = process::free_port();
-        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        Self::start_at("127.0.0.1", 0, script)
+    }
+
+    /// The same at another loopback address; port 0 is any free one.
+    pub fn start_at(
+        address: &str,
+        port: u16,
+        script: impl Fn(&mut Session, usize) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind((address, port)).unwrap();
+        let port = listener.local_addr().unwrap().port();
         listener.set_nonblocking(true).unwrap();
         let (stop, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let script = Arc::new(script);
@@ -37,7 +66,7 @@ impl Server {
                         stream.set_nonblocking(false).unwrap();
                         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
                         thread::spawn(move || {
-                            let mut session = Session { stream, pending: vec![], cancelled: None };
+                            let mut session = Session { stream, pending: vec![], cancelled: None, minor: 0 };
                             let _ = script(&mut session, number);
                         });
                     }
@@ -66,6 +95,8 @@ pub struct Session {
     pub stream: TcpStream,
     /// Set by [`Self::startup`] when the connection was a CancelRequest: its process id and key.
     pub cancelled: Option<(u32, Vec<u8>)>,
+    /// The protocol's minor version that [`Self::startup`] was asked for.
+    pub minor: u16,
     pending: Vec<u8>,
 }
 
@@ -102,6 +133,7 @@ impl Session {
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
                 _ => {
+                    self.minor = u16::from_be_bytes([body[2], body[3]]);
                     let text = String::from_utf8_lossy(&body[4..]).into_owned();
                     let parts: Vec<_> = text.split('\0').collect();
                     let pairs = parts.chunks_exact(2).filter(|pair| !pair[0].is_empty());
@@ -129,12 +161,22 @@ impl Session {
     /// Answers everything as a server with one idle session would: every query's result is one row
     /// `1`; DISCARD ALL, BEGIN and the like have their tags. Ends with the connection.
     pub fn serve(&mut self) -> io::Result<()> {
+        self.serve_with(|_| None)
+    }
+
+    /// The same, but first asks `special` about each message's text (of Query and Parse): its bytes
+    /// are sent instead of the usual answer.
+    pub fn serve_with(&mut self, mut special: impl FnMut(&str) -> Option<Vec<u8>>) -> io::Result<()> {
         loop {
             let (tag, body) = self.message()?;
             if tag == b'X' {
                 return Ok(());
             }
-            let answer = answer(tag, &body);
+            let text = match tag {
+                b'Q' | b'P' => special(&String::from_utf8_lossy(&body)),
+                _ => None,
+            };
+            let answer = text.unwrap_or_else(|| answer(tag, &body));
             self.stream.write_all(&answer)?;
         }
     }

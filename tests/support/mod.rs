@@ -24,7 +24,7 @@ pub mod wire;
 pub use bed::Bed;
 pub use pg::{Options, Postgres};
 pub use policy::Policy;
-pub use sidecar::Sidecar;
+pub use sidecar::{Launch, Sidecar};
 pub use wire::{Client, Connect};
 
 use std::time::{Duration, Instant};

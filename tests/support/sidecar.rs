@@ -1,5 +1,6 @@
 //! The sidecar as a process of its own, as a user runs it.
 
+use super::certs::Certs;
 use super::policy::{Policy, SECRET};
 use super::process;
 use super::wire::{Client, Connect};
@@ -27,30 +28,7 @@ pub struct Sidecar {
 impl Sidecar {
     /// Starts one and waits until its listeners are bound.
     pub fn start(policy: &Policy) -> Self {
-        Self::start_with(policy, |_| ())
-    }
-
-    /// The same, with further arguments or environment.
-    pub fn start_with(policy: &Policy, change: impl FnOnce(&mut std::process::Command)) -> Self {
-        let dir = tempfile::Builder::new().prefix("pk-car-").tempdir().unwrap();
-        let (port, http) = (process::free_port(), process::free_port());
-        fs::create_dir_all(dir.path().join("policy")).unwrap();
-        let sockets = dir.path().join("s");
-        fs::create_dir(&sockets).unwrap();
-        let policy = policy.clone().set("listen.port", port).set("listen.socket", sockets.display().to_string());
-        write_secret(dir.path(), SECRET, pg::USER, pg::PASSWORD);
-        let file = dir.path().join("policy/policy.yaml");
-        fs::write(&file, policy.yaml()).unwrap();
-        let log = fs::File::create(dir.path().join("log")).unwrap();
-        let mut command = process::command(&binary(), None, "KILL");
-        command.arg("sidecar").arg("--policy").arg(&file).arg("--secrets-dir").arg(dir.path().join("secrets"));
-        command.args(["--http", &format!("127.0.0.1:{http}")]).env("RUST_BACKTRACE", "1");
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        change(&mut command);
-        let child = process::spawn(command);
-        let mut sidecar = Self { port, http, policy, dir, child };
-        sidecar.wait_started();
-        sidecar
+        Launch::new(policy).start()
     }
 
     fn wait_started(&mut self) {
@@ -78,7 +56,7 @@ impl Sidecar {
 
     /// Its unix socket.
     pub fn socket(&self) -> PathBuf {
-        self.dir.path().join("s/.s.PGSQL.6432")
+        self.dir.path().join("s/.s.PGSQL.5432")
     }
 
     /// The folder with the Secrets.
@@ -191,6 +169,89 @@ impl Sidecar {
         let code = head.split(' ').nth(1)?.parse().ok()?;
         let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
         Some((code, if chunked { unchunk(body) } else { body.to_owned() }))
+    }
+}
+
+/// How a sidecar is started, where the usual way does not do.
+pub struct Launch {
+    dir: tempfile::TempDir,
+    policy: Policy,
+    port: u16,
+    http: u16,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    hosts: Option<PathBuf>,
+}
+
+impl Launch {
+    /// As [`Sidecar::start`] does it.
+    pub fn new(policy: &Policy) -> Self {
+        let dir = tempfile::Builder::new().prefix("pk-car-").tempdir().unwrap();
+        let (port, http) = (process::free_port(), process::free_port());
+        for name in ["policy", "s", "secrets"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        write_secret(dir.path(), SECRET, pg::USER, pg::PASSWORD);
+        let sockets = dir.path().join("s").display().to_string();
+        let policy = policy.clone().set("listen.port", port).set("listen.socket", sockets);
+        Self { dir, policy, port, http, arguments: vec![], environment: vec![], hosts: None }
+    }
+
+    /// One more Secret, with the certificate files.
+    pub fn certs(self, name: &str, certs: &Certs) -> Self {
+        let secret = self.dir.path().join("secrets").join(name);
+        fs::create_dir_all(&secret).unwrap();
+        for key in ["ca.crt", "tls.crt", "tls.key"] {
+            fs::copy(certs.path(key), secret.join(key)).unwrap();
+        }
+        self
+    }
+
+    /// Other credentials.
+    pub fn credentials(self, user: &str, password: &str) -> Self {
+        write_secret(self.dir.path(), SECRET, user, password);
+        self
+    }
+
+    /// One more argument.
+    pub fn arg(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// One more environment variable.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With this file as its /etc/hosts, in a mount namespace of its own (needs root, or a kernel that
+    /// lets users make namespaces). Change the file in place.
+    pub fn hosts(mut self, file: &Path) -> Self {
+        self.hosts = Some(file.to_owned());
+        self
+    }
+
+    /// Starts it and waits until its listeners are bound.
+    pub fn start(self) -> Sidecar {
+        let file = self.dir.path().join("policy/policy.yaml");
+        fs::write(&file, self.policy.yaml()).unwrap();
+        let log = fs::File::create(self.dir.path().join("log")).unwrap();
+        let program = if self.hosts.is_some() { PathBuf::from("unshare") } else { binary() };
+        let mut command = process::command(&program, None, "KILL");
+        if let Some(hosts) = &self.hosts {
+            let script = format!("mount --bind {} /etc/hosts && exec \"$0\" \"$@\"", hosts.display());
+            command.arg(if process::is_root() { "--mount" } else { "-rm" }).args(["sh", "-c", &script]).arg(binary());
+        }
+        command.arg("sidecar").arg("--policy").arg(&file).arg("--secrets-dir").arg(self.dir.path().join("secrets"));
+        command.args(["--http", &format!("127.0.0.1:{}", self.http)]).args(&self.arguments);
+        command.env("RUST_BACKTRACE", "1").envs(self.environment);
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let child = process::spawn(command);
+        let (port, http, policy, dir) = (self.port, self.http, self.policy, self.dir);
+        let mut sidecar = Sidecar { port, http, policy, dir, child };
+        sidecar.wait_started();
+        sidecar
     }
 }
 

@@ -66,3 +66,38 @@ fn the_hostile_server_serves() {
     client.send(&[fe::query("DISCARD ALL")]);
     client.expect("C:DISCARD_ALL Z:I");
 }
+
+/// docs/wire-cases.md names every case, and every test that it names is there.
+#[test]
+fn every_case_of_the_table_has_its_tests() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let table = std::fs::read_to_string(root.join("docs/wire-cases.md")).unwrap();
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .filter(|row: &Vec<&str>| row[0].parse::<u32>().is_ok())
+        .collect();
+    let numbers: Vec<u32> = rows.iter().map(|row| row[0].parse().unwrap()).collect();
+    assert_eq!(numbers, (1..=78).collect::<Vec<_>>());
+    let mut named = vec![];
+    for row in &rows {
+        let tests: Vec<_> = row[2].split('`').skip(1).step_by(2).collect();
+        let later = ["part 2", "not built"].iter().any(|word| row[2].starts_with(word));
+        assert!(later == tests.is_empty(), "case {} has neither a test nor a reason", row[0]);
+        for test in tests {
+            let (module, function) = test.split_once("::").unwrap();
+            let source = std::fs::read_to_string(root.join(format!("tests/wire/{module}.rs"))).unwrap();
+            assert!(source.contains(&format!("#[test]\nfn {function}()")), "{test} does not exist");
+            assert!(function.starts_with(&format!("case_{:0>2}_", row[0])), "{test} is not about case {}", row[0]);
+            named.push(function.to_owned());
+        }
+    }
+    for file in std::fs::read_dir(root.join("tests/wire")).unwrap() {
+        let source = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        for line in source.lines().filter_map(|line| line.strip_prefix("fn case_")) {
+            let function = format!("case_{}", line.split_once('(').unwrap().0);
+            assert!(named.contains(&function), "{function} is missing in docs/wire-cases.md");
+        }
+    }
+}

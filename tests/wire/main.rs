@@ -6,4 +6,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cancel;
+mod copy;
+mod duplex;
+mod ending;
 mod harness;
+mod keys;
+mod pipeline;
+mod pool;
+mod prepared;
+mod security;
+mod startup;

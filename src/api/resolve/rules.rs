@@ -62,7 +62,6 @@ impl Rules<'_> {
         let mut settings = self.pool(spec.preset, spec.pool.get_or_insert_default());
         settings.acquire = acquire;
         settings.shrink = shrink;
-        settings.connect = timeouts.connect;
         settings.max_waiting = listen.max_waiting;
         let pool_spec = spec.pool.get_or_insert_default();
         let (mode, reset) = (pool_spec.mode.unwrap_or_default(), pool_spec.reset_on_return.unwrap_or_default());
@@ -175,7 +174,6 @@ impl Rules<'_> {
                 .duration("spec.pool.idleTimeout", &mut spec.idle_timeout, Duration::default(), Bounds::AGE)
                 .nonzero(),
             shrink: None,
-            connect: StdDuration::ZERO,
             max_waiting: 0,
         }
     }

@@ -85,7 +85,13 @@ impl Ingress {
     }
 
     /// Turns what the client sent into what its server gets, as far as messages are complete.
-    pub fn process(&mut self, input: &mut Taken<'_>, names: &mut Names, server: &mut Server<'_>, rules: Rules<'_>) -> Stop {
+    pub fn process(
+        &mut self,
+        input: &mut Taken<'_>,
+        names: &mut Names,
+        server: &mut Server<'_>,
+        rules: Rules<'_>,
+    ) -> Stop {
         loop {
             let rest = input.rest();
             if rest.is_empty() {
@@ -175,7 +181,13 @@ impl Ingress {
         Ok(())
     }
 
-    fn extended(&mut self, expect: Expect, input: &mut Taken<'_>, total: usize, server: &mut Server<'_>) -> Result<(), Stop> {
+    fn extended(
+        &mut self,
+        expect: Expect,
+        input: &mut Taken<'_>,
+        total: usize,
+        server: &mut Server<'_>,
+    ) -> Result<(), Stop> {
         server.exchange.extended(expect);
         self.forward(input, total, server)
     }
@@ -254,8 +266,9 @@ impl Ingress {
             return self.extended(Expect::Parse, input, total, server);
         }
         if names.bytes() + whole.len() > rules.max_buffered.saturating_mul(STATEMENT_BYTES) {
-            let message = format!("the client's prepared statements take more than {STATEMENT_BYTES} times listen.maxBuffered");
-            return Err(Stop::Fatal(SqlState::PROGRAM_LIMIT_EXCEEDED, message));
+            let message =
+                format!("the client's prepared statements take more than {STATEMENT_BYTES} times listen.maxBuffered");
+            return Err(Stop::Fatal(SqlState::PROGRAM_LIMIT, message));
         }
         let statement = match rules.statements.intern(tail, || scan::scan(tail)) {
             Ok(statement) => statement,
@@ -382,7 +395,7 @@ fn whole<'a>(input: &Taken<'a>, total: usize, rules: Rules<'_>) -> Result<&'a [u
         Some(whole) => Ok(whole),
         None if total <= rules.max_buffered => Err(Stop::More),
         None => Err(Stop::Fatal(
-            SqlState::PROGRAM_LIMIT_EXCEEDED,
+            SqlState::PROGRAM_LIMIT,
             format!("a message of {total} bytes must be held whole and listen.maxBuffered is {}", rules.max_buffered),
         )),
     }
@@ -395,7 +408,7 @@ fn more_or_malformed(input: &Taken<'_>, total: usize, rules: Rules<'_>, what: &s
     if input.rest().len() < rules.max_buffered {
         return Err(Stop::More);
     }
-    Err(Stop::Fatal(SqlState::PROGRAM_LIMIT_EXCEEDED, format!("the names in a {what} message exceed listen.maxBuffered")))
+    Err(Stop::Fatal(SqlState::PROGRAM_LIMIT, format!("the names in a {what} message exceed listen.maxBuffered")))
 }
 
 /// A text up to its zero byte, and what follows.

@@ -1,0 +1,208 @@
+//! Requests: who is granted what, and what is opened or closed for it.
+
+use std::time::Instant;
+
+use super::queue::Pending;
+use super::{ConnId, Effect, Effects, Engine, RequestId, Server, State};
+use crate::pool::reason::{CloseReason, Refusal};
+
+impl<K: Clone + Eq> Engine<K> {
+    pub(super) fn request(&mut self, request: RequestId, key: K, now: Instant, fx: &mut Effects<K>) {
+        if self.closed {
+            fx.push_back(Effect::Fail { request, why: Refusal::Closed });
+        } else if let Some(conn) = self.pick(|k| *k == key, now, fx) {
+            self.grant(request, conn, now, fx);
+        } else {
+            self.stand_in_line(request, key, now, fx);
+        }
+    }
+
+    /// A probe takes an idle connection of whatever key, or a slot that nobody in line needs.
+    pub(super) fn probe(&mut self, request: RequestId, key: K, now: Instant, fx: &mut Effects<K>) {
+        if self.closed {
+            fx.push_back(Effect::Fail { request, why: Refusal::Closed });
+        } else if let Some(conn) = self.pick(|_| true, now, fx) {
+            self.grant(request, conn, now, fx);
+        } else if self.slots() > self.unopened(now) {
+            self.push_pending(request, key, now);
+            self.pump(now, fx);
+        } else {
+            fx.push_back(Effect::Fail { request, why: Refusal::Busy });
+        }
+    }
+
+    fn stand_in_line(&mut self, request: RequestId, key: K, now: Instant, fx: &mut Effects<K>) {
+        let max = self.config.settings().max_waiting;
+        // A request that a slot is free for does not wait in line, nor do those that openings are under way for.
+        if max > 0 && self.slots() == 0 && self.pending.len() >= max.saturating_add(self.opening()) {
+            self.totals.refused += 1;
+            fx.push_back(Effect::Fail { request, why: Refusal::TooManyWaiting { max } });
+            return;
+        }
+        self.push_pending(request, key, now);
+        self.pump(now, fx);
+        if self.config.settings().acquire.is_zero() {
+            self.expire(now, fx);
+        }
+    }
+
+    fn push_pending(&mut self, request: RequestId, key: K, now: Instant) {
+        let timeout = self.config.settings().acquire;
+        let deadline = now + timeout;
+        self.pending.push_back(request, Pending { key, deadline, timeout });
+        self.arm(deadline);
+    }
+
+    /// Puts a request whose connection turned out dead back to where it was: at the head of the line.
+    pub(super) fn back_in_line(&mut self, request: RequestId, key: K, now: Instant) {
+        let timeout = self.config.settings().acquire;
+        let deadline = now + timeout;
+        self.pending.push_front(request, Pending { key, deadline, timeout });
+        self.arm(deadline);
+    }
+
+    /// The idle connection to lend next, taken out of the idle ones.
+    ///
+    /// One stale connection met on the way is closed: this is its checkout, and its slot stays. The rest are
+    /// left for their own. Unlike SQLAlchemy the request need not wait for the reconnect if another one is usable.
+    fn pick(&mut self, matches: impl Fn(&K) -> bool, now: Instant, fx: &mut Effects<K>) -> Option<ConnId> {
+        let mut usable = None;
+        let mut stale = None;
+        let mut empty_first = false;
+        for (place, slot) in self.lending_order() {
+            let Some(conn) = slot else {
+                empty_first |= stale.is_none();
+                continue;
+            };
+            let Some(server) = self.server(conn).filter(|server| matches(&server.key)) else { continue };
+            match self.stale(server, now) {
+                Some(reason) => stale = stale.or(Some((place, reason))),
+                None => {
+                    usable = Some((place, conn));
+                    break;
+                }
+            }
+        }
+        if let Some((place, reason)) = stale
+            && (usable.is_some() || !empty_first)
+        {
+            self.close_idle(place, reason, true, fx);
+        }
+        // Closing left its slot in place, so `place` still holds.
+        let (place, conn) = usable?;
+        self.idle.remove(place);
+        Some(conn)
+    }
+
+    /// Why `server` must not be lent (again), if so. In SQLAlchemy's order.
+    pub(super) fn stale(&self, server: &Server<K>, now: Instant) -> Option<CloseReason> {
+        if server.is_retired(now) {
+            return Some(CloseReason::Replaced);
+        }
+        if server.fresh {
+            return None;
+        }
+        let age = now.saturating_duration_since(server.opened_at);
+        if self.recycle_after(server).is_some_and(|recycle| age > recycle) {
+            return Some(CloseReason::Recycled);
+        }
+        self.invalidated_at.is_some_and(|at| at > server.opened_at).then_some(CloseReason::Invalidated)
+    }
+
+    pub(super) fn grant(&mut self, request: RequestId, conn: ConnId, now: Instant, fx: &mut Effects<K>) {
+        let settings = self.config.settings();
+        let (pre_ping, ping_after) = (settings.pre_ping, settings.ping_after);
+        let Some(server) = self.server_mut(conn) else { return };
+        let fresh = std::mem::take(&mut server.fresh);
+        let ping = pre_ping && !fresh && now.saturating_duration_since(server.heard_at) >= ping_after;
+        server.state = State::Lent { claimed: false };
+        self.lent += 1;
+        self.totals.granted += 1;
+        fx.push_back(Effect::Grant { request, conn, ping, fresh });
+    }
+
+    /// Serves the line from its head, as far as there is anything to serve it with. See the module's head.
+    pub(super) fn pump(&mut self, now: Instant, fx: &mut Effects<K>) {
+        self.pass += 1;
+        let mut slots = self.slots();
+        let mut next = self.pending.first();
+        while let Some(request) = next {
+            next = self.pending.after(request);
+            let Some(pending) = self.pending.get(request) else { return };
+            if let Some((place, conn)) = self.find_usable(&pending.key, now) {
+                self.idle.remove(place);
+                self.pending.remove(request);
+                self.grant(request, conn, now, fx);
+            } else if let Some(conn) = self.find_opening(&pending.key, now) {
+                self.claim_opening(conn);
+            } else if slots > 0 {
+                slots -= 1;
+                if self.physical() < self.limit {
+                    let key = pending.key.clone();
+                    self.refill_key = key.clone();
+                    let conn = self.open(key, now, fx);
+                    self.claim_opening(conn);
+                }
+            } else if !self.close_longest_idle(now, fx) {
+                return;
+            }
+        }
+    }
+
+    /// The first idle connection in order that may be lent for `key`.
+    fn find_usable(&self, key: &K, now: Instant) -> Option<(usize, ConnId)> {
+        self.lending_order().filter_map(|(place, slot)| Some((place, slot?))).find(|(_, conn)| {
+            self.server(*conn).is_some_and(|server| server.key == *key && self.stale(server, now).is_none())
+        })
+    }
+
+    /// An opening for `key` that no request before this one in line can count on.
+    fn find_opening(&self, key: &K, now: Instant) -> Option<ConnId> {
+        self.openings.iter().copied().find(|conn| {
+            self.server(*conn)
+                .is_some_and(|server| server.claimed_in != self.pass && server.key == *key && !server.is_retired(now))
+        })
+    }
+
+    fn claim_opening(&mut self, conn: ConnId) {
+        let pass = self.pass;
+        if let Some(server) = self.server_mut(conn) {
+            server.claimed_in = pass;
+        }
+    }
+
+    /// How many in line have no opening under way for them.
+    fn unopened(&mut self, now: Instant) -> u32 {
+        self.pass += 1;
+        let mut unopened = 0;
+        let mut next = self.pending.first();
+        while let Some(request) = next {
+            next = self.pending.after(request);
+            match self.pending.get(request).and_then(|pending| self.find_opening(&pending.key, now)) {
+                Some(conn) => self.claim_opening(conn),
+                None => unopened += 1,
+            }
+        }
+        unopened
+    }
+
+    /// Tells those whose time is over, except those for whom an opening is under way: the timeout bounds the
+    /// wait in line, not the connecting.
+    pub(super) fn expire(&mut self, now: Instant, fx: &mut Effects<K>) {
+        self.pass += 1;
+        let mut next = self.pending.first();
+        while let Some(request) = next {
+            next = self.pending.after(request);
+            let Some(pending) = self.pending.get(request) else { return };
+            let (deadline, timeout) = (pending.deadline, pending.timeout);
+            if let Some(conn) = self.find_opening(&pending.key, now) {
+                self.claim_opening(conn);
+            } else if deadline <= now {
+                self.pending.remove(request);
+                self.totals.timeouts += 1;
+                let (size, overflow) = (self.config.settings().size, self.overflow());
+                fx.push_back(Effect::Fail { request, why: Refusal::Timeout { size, overflow, timeout } });
+            }
+        }
+    }
+}

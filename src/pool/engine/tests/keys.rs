@@ -1,0 +1,80 @@
+//! Connections are lent only to requests of an equal key.
+
+use super::*;
+
+#[test]
+fn the_first_of_an_equal_key_is_lent() {
+    let mut b = Bench::new(settings());
+    let (a, z) = (b.lend('a'), b.lend('z'));
+    b.back(a);
+    b.back(z);
+    assert_eq!(b.lend('z'), z);
+}
+
+#[test]
+fn below_the_limit_another_key_opens_another_connection() {
+    let mut b = Bench::new(settings());
+    let a = b.lend('a');
+    b.back(a);
+    let fx = b.request('z');
+    assert_eq!((connects(&fx).len(), closes(&fx).len()), (1, 0));
+}
+
+#[test]
+fn at_the_limit_the_longest_idle_of_another_key_makes_room() {
+    let mut b = Bench::new(Settings { max_overflow: Some(0), ..settings() });
+    let out = [b.lend('a'), b.lend('a')];
+    let _ = out.map(|conn| b.back(conn));
+    let (request, fx) = b.ask('z');
+    assert_eq!(closes(&fx), [(out[0], CloseReason::OtherKey)]);
+    let fx = b.ended(out[0]);
+    let new = connects(&fx)[0];
+    assert_eq!(granted(&b.on(Event::Opened { conn: new }), request), Some(new));
+    assert_eq!(b.lend('a'), out[1]);
+}
+
+#[test]
+fn the_oldest_of_another_key_does_not_starve() {
+    let mut b = Bench::new(Settings { max_overflow: Some(0), ..settings() });
+    let out = [b.lend('a'), b.lend('a')];
+    let (oldest, _) = b.ask('z');
+    let (later, _) = b.ask('a');
+    let fx = b.back(out[0]);
+    assert_eq!(closes(&fx), [(out[0], CloseReason::OtherKey)], "reopened for the oldest");
+    let fx = b.back(out[1]);
+    assert_eq!(granted(&fx, later), Some(out[1]), "the oldest is seen to: one is enough");
+    let new = connects(&b.ended(out[0]))[0];
+    assert_eq!(granted(&b.on(Event::Opened { conn: new }), oldest), Some(new));
+}
+
+#[test]
+fn an_opening_under_way_for_the_oldest_lets_the_later_one_go_first() {
+    let mut b = Bench::new(settings());
+    let out = [b.lend('a'), b.lend('a')];
+    let (oldest, fx) = b.ask('z');
+    let opening = connects(&fx)[0];
+    let (later, _) = b.ask('a');
+    assert_eq!(granted(&b.back(out[0]), later), Some(out[0]));
+    assert_eq!(granted(&b.on(Event::Opened { conn: opening }), oldest), Some(opening));
+}
+
+#[test]
+fn an_error_is_told_to_a_request_of_the_same_key_only() {
+    let mut b = Bench::new(settings());
+    let (other, fx) = b.ask('z');
+    let z = connects(&fx)[0];
+    let (same, fx) = b.ask('a');
+    let fx = b.on(Event::OpenFailed { conn: connects(&fx)[0] });
+    assert_eq!((failed(&fx, other), failed(&fx, same)), (None, Some(Refusal::ConnectFailed)));
+    assert_eq!(granted(&b.on(Event::Opened { conn: z }), other), Some(z));
+}
+
+#[test]
+fn a_full_pool_keeps_the_key_in_use() {
+    let mut b = Bench::new(settings());
+    let out = [b.lend('a'), b.lend('a'), b.lend('z')];
+    b.back(out[0]);
+    b.back(out[1]);
+    assert_eq!(closes(&b.back(out[2])), [(out[0], CloseReason::Surplus)]);
+    assert_eq!(b.lend('z'), out[2]);
+}

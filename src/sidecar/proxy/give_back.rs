@@ -1,0 +1,105 @@
+//! Giving a server back: only as the next client may have it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::relay::End;
+use crate::api::resolve::{Mode, Reset};
+use crate::pg::session::scan::Pin;
+use crate::pool::{CloseReason, Lease};
+use crate::sidecar::backend::{PgBackend, PgConn};
+use crate::sidecar::database::{Database, Settings};
+
+/// How long a cancel request may keep a server from being lent.
+const CANCELS: Duration = Duration::from_secs(10);
+
+/// The server is free and clean: the path of a query.
+pub fn free(database: &Arc<Database>, lease: Lease<PgBackend>) {
+    if lease.cancel.is_settled() && !lease.egress.read_only {
+        lease.give_back(Instant::now());
+        return;
+    }
+    let database = Arc::clone(database);
+    tokio::spawn(async move { settle(&database, lease, &[]).await });
+}
+
+/// The health query is over.
+pub fn probed(lease: Lease<PgBackend>) {
+    if lease.exchange.is_free() && lease.egress.is_between_messages(&lease.input) {
+        lease.give_back(Instant::now());
+    } else {
+        lease.discard(CloseReason::Abandoned);
+    }
+}
+
+/// Client and server have parted for good: what the client left behind is undone, or the server is closed.
+pub fn after(
+    database: &Arc<Database>,
+    settings: &Settings,
+    lease: Lease<PgBackend>,
+    end: &End,
+    mode: Mode,
+    pin: Option<Pin>,
+) {
+    match end {
+        End::ServerGone => {
+            // SQLAlchemy's rule: a statement that met a disconnect makes every older connection suspect.
+            if !lease.egress.own_fault {
+                database.pool.invalidate();
+            }
+            return lease.discard(CloseReason::Disconnected);
+        }
+        End::OutOfStep(_) => return lease.discard(CloseReason::Protocol),
+        End::Free | End::Left | End::Fatal(..) => {}
+    }
+    let Some(undo) = undo(&lease, settings.policy.reset_on_return, mode, pin) else {
+        return lease.discard(CloseReason::Abandoned);
+    };
+    let database = Arc::clone(database);
+    tokio::spawn(async move { settle(&database, lease, undo).await });
+}
+
+/// The statements that make a server clean after its client; none if it has to be closed.
+fn undo(conn: &PgConn, reset: Reset, mode: Mode, pin: Option<Pin>) -> Option<&'static [&'static str]> {
+    let quiet = conn.exchange.is_quiet()
+        && conn.to_client.is_empty()
+        && conn.to_server.is_empty()
+        && conn.egress.is_between_messages(&conn.input);
+    if !quiet || pin.is_some_and(|pin| !pin.is_discardable()) {
+        return None;
+    }
+    let discard = mode == Mode::Session || pin.is_some();
+    Some(match (conn.exchange.status(), reset, discard) {
+        (b'I', _, false) => &[],
+        (b'I', _, true) => &["DISCARD ALL"],
+        // A failed transaction can only be rolled back.
+        (b'E', _, false) | (_, Reset::Rollback, false) => &["ROLLBACK"],
+        (b'E', _, true) | (_, Reset::Rollback, true) => &["ROLLBACK", "DISCARD ALL"],
+        (_, Reset::Commit, false) => &["COMMIT"],
+        (_, Reset::Commit, true) => &["COMMIT", "DISCARD ALL"],
+    })
+}
+
+/// Waits for cancel requests to end, undoes, and gives back.
+async fn settle(database: &Database, mut lease: Lease<PgBackend>, undo: &[&str]) {
+    if tokio::time::timeout(CANCELS, lease.cancel.settled()).await.is_err() {
+        return lease.discard(CloseReason::ResetFailed);
+    }
+    for sql in undo {
+        if database.backend.reset(&mut lease, sql).await.is_err() {
+            return lease.discard(CloseReason::ResetFailed);
+        }
+        if *sql == "DISCARD ALL" {
+            lease.cache.clear();
+        }
+    }
+    if lease.egress.read_only {
+        lease.egress.read_only = false;
+        if database.backend.is_demoted(&mut lease).await {
+            tracing::warn!(database = database.alias, "the server is a standby now; its connections are replaced");
+            database.pool.invalidate();
+            return lease.discard(CloseReason::Disconnected);
+        }
+    }
+    lease.give_back(Instant::now());
+}

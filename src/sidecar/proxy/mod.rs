@@ -1,0 +1,397 @@
+//! Serves clients: the path of a query.
+//!
+//! One task a client. Without a server it waits for a message ([`client`]); with one, [`relay`] moves bytes both ways,
+//! [`ingress`] and [`egress`] deciding about each message; [`give_back`] returns the server as the next client may
+//! have it.
+
+pub mod buffer;
+pub mod client;
+pub mod egress;
+pub mod give_back;
+pub mod ingress;
+pub mod relay;
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use self::client::{Client, Wants};
+use self::ingress::{Ingress, Rules};
+use self::relay::{End, Relay};
+use super::clients::{Activity, Clients, NewClient, signal};
+use super::database::{Database, Registered, Settings, Welcome};
+use super::listen::Login;
+use super::probe::{SATURATED, Token};
+use crate::api::resolve::Mode;
+use crate::pg::connect::ConnectError;
+use crate::pg::error::SqlState;
+use crate::pg::message::{self, Severity};
+use crate::pg::startup::StartupSet;
+use crate::pool::{CheckoutError, Lease};
+
+use super::backend::PgBackend;
+
+/// What one worker's clients share.
+#[derive(Debug)]
+pub struct Worker {
+    /// Its number: which of a database's counters it writes.
+    pub number: usize,
+    /// Memory for bytes in flight.
+    pub buffers: buffer::Pool,
+    /// Databases and clients of the sidecar.
+    pub registered: Arc<Registered>,
+    /// How the sidecar's own health query is known.
+    pub token: Arc<Token>,
+}
+
+/// A client and what it uses; lives as long as the client's connection.
+struct Serving {
+    worker: Arc<Worker>,
+    database: Arc<Database>,
+    settings: Arc<Settings>,
+    /// Fixed at login: another mode is for clients that connect afterwards.
+    mode: Mode,
+    set: StartupSet,
+    client: Client,
+}
+
+/// What became of the wish for a server.
+enum Acquired {
+    Lease(Lease<PgBackend>),
+    /// The client was told why not, and stays.
+    Refused,
+    /// The client has left or was told to.
+    Gone,
+}
+
+/// Serves a client that has logged in until it leaves.
+pub async fn serve(worker: Arc<Worker>, database: Arc<Database>, login: Login) {
+    if worker.token.matches(login.set.get("application_name").unwrap_or_default()) {
+        return Box::pin(probe(worker, database, login)).await;
+    }
+    let Some(mut serving) = Box::pin(Serving::welcome(worker, database, login)).await else { return };
+    serving.stats().logins.inc();
+    serving.stats().clients.add(1);
+    // Counted down however the task ends.
+    let _gone = Gone { worker: Arc::clone(&serving.worker), database: Arc::clone(&serving.database) };
+    serving.run().await;
+}
+
+/// Serves the sidecar's own health query, which takes any idle server and never waits for one (decision 3).
+async fn probe(worker: Arc<Worker>, database: Arc<Database>, login: Login) {
+    let Some(mut serving) = Serving::new(worker, database, login) else { return };
+    serving.mode = Mode::Session;
+    let lease = match serving.database.pool.probe(serving.set.clone()) {
+        Some(checkout) => checkout.await.map_err(|error| describe(&error)),
+        None => Err((SqlState::TOO_MANY_CONNECTIONS, SATURATED.to_owned())),
+    };
+    match lease {
+        Ok(mut lease) => {
+            let parameters = encode(&lease.parameters);
+            serving.begin(&parameters);
+            if poll_fn(|cx| serving.client.poll_say(cx)).await.is_ok() {
+                serving.relay(&mut lease).await;
+            }
+            give_back::probed(lease);
+        }
+        Err((code, text)) => {
+            serving.client.say_error(Severity::Fatal, code, &text);
+            serving.say_last().await;
+        }
+    }
+}
+
+struct Gone {
+    worker: Arc<Worker>,
+    database: Arc<Database>,
+}
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.database.workers[self.worker.number].clients.sub(1);
+    }
+}
+
+impl Serving {
+    fn stats(&self) -> &super::stats::Worker {
+        &self.database.workers[self.worker.number]
+    }
+
+    async fn run(&mut self) {
+        loop {
+            self.client.shared.set_idle(Some(Instant::now()));
+            let wants = poll_fn(|cx| self.client.poll_idle(cx, &self.worker.buffers)).await;
+            match wants {
+                Wants::Server => {}
+                Wants::Leave => return,
+                wants => return Box::pin(self.part(wants)).await,
+            }
+            self.client.shared.set_idle(None);
+            match self.acquire().await {
+                Acquired::Lease(lease) => {
+                    if !self.hold(lease).await {
+                        return;
+                    }
+                }
+                Acquired::Refused => {}
+                Acquired::Gone => return,
+            }
+        }
+    }
+
+    /// Tells a client that must go why, as far as it still listens.
+    async fn part(&mut self, wants: Wants) {
+        match wants {
+            Wants::Broken(text) => self.client.say_error(Severity::Fatal, SqlState::PROTOCOL_VIOLATION, &text),
+            Wants::MustGo { idle: true } => {
+                let text = "terminating connection: idle for longer than listen.idleTimeout";
+                self.client.say_error(Severity::Fatal, SqlState::IDLE_SESSION_TIMEOUT, text);
+            }
+            Wants::MustGo { idle: false } => {
+                let text = "terminating connection: the pooler is shutting down";
+                self.client.say_error(Severity::Fatal, SqlState::ADMIN_SHUTDOWN, text);
+            }
+            Wants::Server | Wants::Leave => return,
+        }
+        self.stats().own_errors.inc();
+        self.say_last().await;
+    }
+
+    /// Writes what is left to say; a client that does not read is not waited for long.
+    async fn say_last(&mut self) {
+        let said = async {
+            if poll_fn(|cx| self.client.poll_say(cx)).await.is_ok() {
+                let _ = poll_fn(|cx| self.client.stream.poll_shutdown(cx)).await;
+            }
+        };
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), said).await;
+    }
+
+    /// Waits for a server; meanwhile the client may leave, cancel, or be ended.
+    async fn acquire(&mut self) -> Acquired {
+        if self.settings.version != self.database.version() {
+            self.settings = self.database.settings();
+        }
+        let asked = Instant::now();
+        let outcome = {
+            let mut checkout = pin!(self.database.pool.checkout(self.set.clone(), asked));
+            let client = &mut self.client;
+            let worker = &self.worker;
+            poll_fn(|cx| {
+                if let Poll::Ready(result) = checkout.as_mut().poll(cx) {
+                    return Poll::Ready(Some(result));
+                }
+                client.shared.set_activity(Activity::Waiting);
+                client.shared.register(cx.waker());
+                if client.shared.signals() & (signal::CANCEL | signal::END) != 0 {
+                    return Poll::Ready(None);
+                }
+                // Bytes that come meanwhile are kept, as many as one small buffer holds; the end is noticed.
+                while client.input.len() < buffer::SMALL {
+                    match client.poll_read(cx, &worker.buffers, buffer::SMALL) {
+                        Poll::Ready(Ok(n)) if n > 0 => {}
+                        Poll::Ready(_) => return Poll::Ready(Some(Err(CheckoutError::Closed))),
+                        Poll::Pending => break,
+                    }
+                }
+                Poll::Pending
+            })
+            .await
+        };
+        match outcome {
+            Some(Ok(lease)) => {
+                self.stats().acquire.observe(asked.elapsed());
+                self.client.shared.clear(signal::CANCEL);
+                Acquired::Lease(lease)
+            }
+            Some(Err(error)) => Box::pin(self.refused(error)).await,
+            None => Box::pin(self.called_off()).await,
+        }
+    }
+
+    async fn refused(&mut self, error: CheckoutError<ConnectError>) -> Acquired {
+        self.client.shared.set_activity(Activity::Idle);
+        self.stats().own_errors.inc();
+        let (code, text) = describe(&error);
+        if matches!(error, CheckoutError::Closed) {
+            self.client.say_error(Severity::Fatal, code, &text);
+            self.say_last().await;
+            return Acquired::Gone;
+        }
+        self.client.refuse(code, &text);
+        Acquired::Refused
+    }
+
+    async fn called_off(&mut self) -> Acquired {
+        self.client.shared.set_activity(Activity::Idle);
+        if self.client.shared.signals() & signal::END != 0 {
+            self.part(Wants::MustGo { idle: false }).await;
+            return Acquired::Gone;
+        }
+        self.client.shared.clear(signal::CANCEL);
+        self.stats().own_errors.inc();
+        self.client.refuse(SqlState::QUERY_CANCELED, "canceling statement due to user request");
+        Acquired::Refused
+    }
+
+    /// Relays until client and server part, and gives the server back. False if the client is gone.
+    async fn hold(&mut self, mut lease: Lease<PgBackend>) -> bool {
+        self.client.shared.set_activity(Activity::Active);
+        let cancel = Arc::clone(&lease.cancel);
+        self.client.shared.hold(cancel);
+        lease.cache.set_limit(self.settings.policy.prepared_statements as usize);
+        let checked_out = Instant::now();
+        let end = self.relay(&mut lease).await;
+        // From here on a cancel request of this client must not reach the server.
+        self.client.shared.release();
+        self.stats().transaction_time.observe(checked_out.elapsed());
+        if let End::Free = end {
+            self.client.shared.set_activity(Activity::Idle);
+            give_back::free(&self.database, lease);
+            return true;
+        }
+        Box::pin(self.parted(end, lease)).await;
+        false
+    }
+
+    /// Moves bytes until client and server part.
+    async fn relay(&mut self, lease: &mut Lease<PgBackend>) -> End {
+        let policy = &self.settings.policy;
+        let rules = Rules {
+            mode: self.mode,
+            shares_statements: policy.prepared_statements > 0,
+            max_buffered: policy.listen.max_buffered,
+            statements: &self.database.statements,
+            stats: &self.database.workers[self.worker.number],
+        };
+        let mut relay = Relay {
+            client: &mut self.client,
+            server: lease,
+            rules,
+            buffers: &self.worker.buffers,
+            health: &self.database.health,
+            since: None,
+            taken: 0,
+            used: false,
+            stuck: 0,
+        };
+        poll_fn(|cx| relay.poll(cx)).await
+    }
+
+    /// Client and server part for good: the client is told why, the server is reset or closed.
+    async fn parted(&mut self, end: End, mut lease: Lease<PgBackend>) {
+        let told = lease.egress.fatal;
+        let unwritten = lease.take_unwritten();
+        self.client.say(|out| out.extend_from_slice(&unwritten));
+        match &end {
+            End::Free | End::Left => {}
+            End::ServerGone if told => {}
+            End::ServerGone => {
+                let text = "server closed the connection unexpectedly";
+                self.client.say_error(Severity::Fatal, SqlState::CONNECTION_FAILURE, text);
+            }
+            End::OutOfStep(error) => {
+                tracing::warn!(pid = self.client.shared.pid, %error, "a server is out of step");
+                let text = "the server sent a message that was not asked for";
+                self.client.say_error(Severity::Fatal, SqlState::PROTOCOL_VIOLATION, text);
+            }
+            End::Fatal(code, text) => self.client.say_error(Severity::Fatal, *code, text),
+        }
+        let pin = self.client.ingress.pin;
+        give_back::after(&self.database, &self.settings, lease, &end, self.mode, pin);
+        if !matches!(end, End::Left) {
+            self.stats().own_errors.inc();
+            self.say_last().await;
+        }
+    }
+}
+
+/// What the client is told when it gets no server.
+fn describe(error: &CheckoutError<ConnectError>) -> (SqlState, String) {
+    match error {
+        CheckoutError::Timeout { .. } | CheckoutError::TooManyWaiting { .. } => {
+            (SqlState::TOO_MANY_CONNECTIONS, error.to_string())
+        }
+        CheckoutError::Closed => {
+            (SqlState::ADMIN_SHUTDOWN, "terminating connection: the pooler is shutting down".to_owned())
+        }
+        CheckoutError::Connect(error) => {
+            (error.sqlstate.unwrap_or(SqlState::UNABLE_TO_CONNECT), format!("could not connect to the server: {error}"))
+        }
+        error => (SqlState::CONNECTION_FAILURE, error.to_string()),
+    }
+}
+
+impl Serving {
+    fn new(worker: Arc<Worker>, database: Arc<Database>, login: Login) -> Option<Self> {
+        let settings = database.settings();
+        let mode = settings.policy.mode;
+        let key = cancel_key(login.minor).ok()?;
+        let new = NewClient {
+            database: database.alias.clone(),
+            application: login.set.get("application_name").unwrap_or_default().to_owned(),
+            peer: login.peer,
+        };
+        let clients: &Arc<Clients> = &worker.registered.clients;
+        let shared = clients.add(new, key, Instant::now());
+        let client = Client::new(login.stream, &login.early, Ingress::new(mode), shared, &worker.buffers);
+        Some(Self { worker, database, settings, mode, set: login.set, client })
+    }
+
+    /// Completes the login: tells the client about the sessions it will use, its cancel key, and that it may begin.
+    async fn welcome(worker: Arc<Worker>, database: Arc<Database>, login: Login) -> Option<Self> {
+        let mut serving = Self::new(worker, database, login)?;
+        let welcome = serving.parameters().await?;
+        serving.begin(&welcome.parameters);
+        Some(serving)
+    }
+
+    fn begin(&mut self, parameters: &[u8]) {
+        let record = Arc::clone(self.client.record());
+        self.client.say(|out| {
+            out.extend_from_slice(parameters);
+            message::backend_key_data(out, record.pid, record.key());
+            message::ready_for_query(out, b'I');
+        });
+    }
+
+    /// What servers of this client's startup set say at login: known already, or asked of one now.
+    async fn parameters(&mut self) -> Option<Arc<Welcome>> {
+        if let Some(welcome) = self.database.welcome(&self.set) {
+            return Some(welcome);
+        }
+        match self.database.pool.checkout(self.set.clone(), Instant::now()).await {
+            Ok(lease) => {
+                let welcome = Arc::new(Welcome { parameters: encode(&lease.parameters).into() });
+                self.database.keep_welcome(self.set.clone(), Arc::clone(&welcome));
+                lease.give_back(Instant::now());
+                Some(welcome)
+            }
+            Err(error) => {
+                let (code, text) = describe(&error);
+                self.client.say_error(Severity::Fatal, code, &text);
+                self.stats().own_errors.inc();
+                self.say_last().await;
+                None
+            }
+        }
+    }
+}
+
+/// ParameterStatus messages.
+fn encode(parameters: &[(String, String)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, value) in parameters {
+        message::parameter_status(&mut out, name, value);
+    }
+    out
+}
+
+/// A secret for cancel requests: 32 random bytes in protocol 3.2, 4 in 3.0, which allows no more (decision 16).
+fn cancel_key(minor: u16) -> Result<Box<[u8]>, getrandom::Error> {
+    let mut key = vec![0; if minor >= 2 { 32 } else { 4 }];
+    getrandom::fill(&mut key)?;
+    Ok(key.into())
+}

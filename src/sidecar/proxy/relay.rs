@@ -1,0 +1,301 @@
+//! A client and the server that it holds: the path of a query.
+//!
+//! One task polls both sockets; bytes are read into a buffer, held against the exchange in place, and written from
+//! where they lie. A simple query takes four system calls: read and write towards the server, read and write back.
+
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use super::buffer::{self, Buffer, Outgoing};
+use super::client::Client;
+use super::egress::{Seen, Sides};
+use super::ingress::{Rules, Server, Stop, Taken};
+use crate::api::resolve::Mode;
+use crate::pg::error::SqlState;
+use crate::pg::exchange::OutOfStep;
+use crate::pg::message;
+use crate::pg::session::scan::Pin;
+use crate::pg::stream::Stream;
+use crate::pool::Lease;
+use crate::sidecar::backend::{PgBackend, PgConn};
+use crate::sidecar::clients::{Activity, signal};
+use crate::sidecar::probe::Health;
+
+/// Why a client and its server part.
+#[derive(Debug)]
+pub enum End {
+    /// The server is free: nothing is owed, no transaction is open, nothing binds the client to it.
+    Free,
+    /// The client left, with a goodbye or without.
+    Left,
+    /// The server's connection has ended.
+    ServerGone,
+    /// The server said what nobody had asked for.
+    OutOfStep(OutOfStep),
+    /// The client's connection ends with this error.
+    Fatal(SqlState, String),
+}
+
+/// A client and its server while they belong together.
+#[derive(Debug)]
+pub struct Relay<'a> {
+    /// The client.
+    pub client: &'a mut Client,
+    /// Its server.
+    pub server: &'a mut Lease<PgBackend>,
+    /// What its messages are held against.
+    pub rules: Rules<'a>,
+    /// Memory for bytes in flight.
+    pub buffers: &'a buffer::Pool,
+    /// Told whenever the server is heard.
+    pub health: &'a Health,
+    /// When the statement under way was sent.
+    pub since: Option<Instant>,
+    /// Bytes of the client's buffer that have been taken and wait to be written.
+    pub taken: usize,
+    /// Something was taken from the client since it got this server.
+    pub used: bool,
+    /// Length of the client's buffer when its next message turned out to be incomplete.
+    pub stuck: usize,
+}
+
+impl Relay<'_> {
+    /// Moves bytes both ways as long as any move; ready when client and server part.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.client.shared.register(cx.waker());
+        let mut now = None;
+        loop {
+            let towards_client = self.towards_client(cx, &mut now);
+            let towards_server = match towards_client {
+                Err(end) => return Poll::Ready(end),
+                Ok(_) => self.towards_server(cx, &mut now),
+            };
+            match (towards_client, towards_server) {
+                (_, Err(end)) => return Poll::Ready(end),
+                (Ok(false), Ok(false)) => break,
+                _ => {}
+            }
+        }
+        if let Some(end) = self.must_end(cx) {
+            return Poll::Ready(end);
+        }
+        let quiet = self.server.exchange.is_quiet();
+        self.client.shared.set_activity(if quiet { Activity::Holding } else { Activity::Active });
+        if quiet {
+            self.client.input.rest(self.buffers);
+            // Only a client that keeps its server (Session mode, a pin) can be idle here.
+            self.client.shared.set_idle(self.server.exchange.is_free().then(|| *now.get_or_insert_with(Instant::now)));
+        }
+        self.server.input.rest(self.buffers);
+        Poll::Pending
+    }
+
+    /// Writes what the client is to get, and reads more of the server when all is written. True if anything moved.
+    fn towards_client(&mut self, cx: &mut Context<'_>, now: &mut Option<Instant>) -> Result<bool, End> {
+        let conn: &mut PgConn = self.server;
+        let mut moved = false;
+        if !conn.to_client.is_empty() || self.client.stream.is_tls() {
+            moved = write(&mut self.client.stream, &mut conn.to_client, &conn.input, cx).map_err(|_| End::Left)?;
+            if !conn.to_client.is_empty() {
+                return Ok(moved);
+            }
+        }
+        conn.egress.wrote(&mut conn.input);
+        if conn.egress.fatal && conn.input.is_empty() {
+            return Err(End::ServerGone);
+        }
+        if let Poll::Ready(readable) = conn.stream.poll_readable(cx) {
+            readable.map_err(|_| End::ServerGone)?;
+            match conn.stream.poll_read(cx, conn.input.space(self.buffers, buffer::LARGE)) {
+                Poll::Ready(Ok(n)) if n > 0 => {
+                    conn.input.filled(n);
+                    self.rules.stats.server_bytes.add(n as u64);
+                    self.heard(now)?;
+                    moved = true;
+                }
+                Poll::Ready(_) => return Err(End::ServerGone),
+                Poll::Pending => {}
+            }
+        }
+        Ok(moved)
+    }
+
+    fn heard(&mut self, now: &mut Option<Instant>) -> Result<(), End> {
+        let conn: &mut PgConn = self.server;
+        let mut sides = Sides {
+            exchange: &mut conn.exchange,
+            cache: &mut conn.cache,
+            names: &mut self.client.names,
+            ingress: &mut self.client.ingress,
+            out: &mut conn.to_client,
+            stats: self.rules.stats,
+        };
+        let seen = conn.egress.process(&conn.input, &mut sides).map_err(End::OutOfStep)?;
+        if conn.to_client.is_empty() {
+            // Nothing of it was for the client.
+            conn.egress.wrote(&mut conn.input);
+        }
+        let now = *now.get_or_insert_with(Instant::now);
+        self.health.heard(now);
+        self.count(seen, now);
+        Ok(())
+    }
+
+    fn count(&mut self, seen: Seen, now: Instant) {
+        let stats = self.rules.stats;
+        if seen.parameter && !self.client.ingress.sets {
+            self.client.ingress.bind_to_server(Pin::Unexplained, stats);
+        }
+        if seen.ready == 0 {
+            return;
+        }
+        stats.queries.add(u64::from(seen.ready));
+        stats.transactions.add(u64::from(seen.ended));
+        self.client.shared.count_transactions(u64::from(seen.ended));
+        if self.server.exchange.is_quiet()
+            && let Some(since) = self.since.take()
+        {
+            stats.query_time.observe(now.saturating_duration_since(since));
+        }
+        if self.server.exchange.is_free() {
+            self.client.ingress.sets = false;
+        }
+    }
+
+    /// Writes what the server is to get, and takes more of the client when all is written. True if anything moved.
+    fn towards_server(&mut self, cx: &mut Context<'_>, now: &mut Option<Instant>) -> Result<bool, End> {
+        let conn: &mut PgConn = self.server;
+        let mut moved = false;
+        if !conn.to_server.is_empty() || conn.stream.is_tls() {
+            moved =
+                write(&mut conn.stream, &mut conn.to_server, &self.client.input, cx).map_err(|_| End::ServerGone)?;
+            if !conn.to_server.is_empty() {
+                return Ok(moved);
+            }
+        }
+        self.client.input.consume(std::mem::take(&mut self.taken));
+        if conn.exchange.wants_probe() {
+            conn.exchange.probe();
+            conn.to_server.make(|out| {
+                message::close_statement(out, b"pk_probe");
+                message::sync(out);
+            });
+            return Ok(true);
+        }
+        if let Some(end) = self.parts() {
+            return Err(end);
+        }
+        if self.client.input.len() > self.stuck {
+            return self.take(now).map(|()| true);
+        }
+        match self.client.poll_read(cx, self.buffers, self.rules.max_buffered.max(buffer::SMALL)) {
+            Poll::Ready(Ok(n)) if n > 0 => {
+                self.rules.stats.client_bytes.add(n as u64);
+                Ok(true)
+            }
+            Poll::Ready(_) => Err(End::Left),
+            Poll::Pending => Ok(moved),
+        }
+    }
+
+    /// Takes the messages that the client has sent.
+    fn take(&mut self, now: &mut Option<Instant>) -> Result<(), End> {
+        let conn: &mut PgConn = self.server;
+        let mut input = Taken::new(&self.client.input, 0);
+        let mut server = Server { exchange: &mut conn.exchange, cache: &mut conn.cache, out: &mut conn.to_server };
+        let stop = self.client.ingress.process(&mut input, &mut self.client.names, &mut server, self.rules);
+        self.taken = input.taken();
+        self.used |= self.taken > 0;
+        self.client.shared.set_idle(None);
+        if conn.to_server.is_empty() {
+            self.client.input.consume(std::mem::take(&mut self.taken));
+        }
+        self.stuck = if stop == Stop::More { self.client.input.len() - self.taken } else { 0 };
+        if self.since.is_none() && !conn.exchange.is_quiet() {
+            self.since = Some(*now.get_or_insert_with(Instant::now));
+        }
+        if conn.exchange.owes_only_own() {
+            // Nothing from the server would bring these along.
+            conn.to_client.make(|out| conn.exchange.take_own(out, &mut self.client.names));
+        }
+        match stop {
+            Stop::More => Ok(()),
+            Stop::Terminate => Err(End::Left),
+            Stop::Fatal(code, text) => Err(End::Fatal(code, text)),
+            Stop::Refused(code, text) => {
+                self.rules.stats.own_errors.inc();
+                conn.to_client.make(|out| {
+                    message::error_response(out, message::Severity::Error, &code, text, None, None);
+                    message::ready_for_query(out, b'I');
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether client and server part now that nothing is under way between them.
+    fn parts(&self) -> Option<End> {
+        let conn: &PgConn = self.server;
+        let settled = self.used
+            && conn.to_client.is_empty()
+            && conn.egress.is_between_messages(&conn.input)
+            && self.client.ingress.is_between_messages();
+        if !settled || !conn.exchange.is_quiet() {
+            return None;
+        }
+        if self.rules.mode == Mode::Statement && conn.exchange.status() != b'I' {
+            let text = "transactions of several statements are refused in pool.mode: Statement".to_owned();
+            return Some(End::Fatal(SqlState::FEATURE_NOT_SUPPORTED, text));
+        }
+        let bound = self.rules.mode == Mode::Session || self.client.ingress.pin.is_some();
+        (conn.exchange.is_free() && !bound).then_some(End::Free)
+    }
+
+    /// Whether somebody else wants the client gone, and may have it now.
+    fn must_end(&mut self, cx: &mut Context<'_>) -> Option<End> {
+        let signals = self.client.shared.signals();
+        let gone = |text: &str| Some(End::Fatal(SqlState::ADMIN_SHUTDOWN, text.into()));
+        if signals & signal::END != 0 || (signals & signal::DRAIN != 0 && self.server.exchange.is_free()) {
+            return gone("terminating connection: the pooler is shutting down");
+        }
+        if signals & signal::IDLE != 0 && self.server.exchange.is_free() {
+            let text = "terminating connection: idle for longer than listen.idleTimeout".into();
+            return Some(End::Fatal(SqlState::IDLE_SESSION_TIMEOUT, text));
+        }
+        if self.server.exchange.is_quiet() && self.server.poll_end(cx).is_ready() && self.server.claim_end() {
+            return gone(
+                "terminating connection: the pool was made smaller and this server was idle past timeouts.shrink",
+            );
+        }
+        None
+    }
+}
+
+/// Writes as much as the socket takes. True if it took any.
+fn write(stream: &mut Stream, out: &mut Outgoing, buffer: &Buffer, cx: &mut Context<'_>) -> io::Result<bool> {
+    let mut moved = false;
+    while !out.is_empty() {
+        let (slices, count) = out.slices(buffer);
+        let written = match &slices[..count] {
+            [one] => stream.poll_write(cx, one),
+            several => stream.poll_write_vectored(cx, several as &[IoSlice<'_>]),
+        };
+        match written {
+            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(Ok(n)) => {
+                out.written(n);
+                moved = true;
+            }
+            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Pending => return Ok(moved),
+        }
+    }
+    if stream.is_tls() {
+        // What a TLS session still holds is flushed with the next wake-up if the socket is full now.
+        if let Poll::Ready(Err(error)) = stream.poll_flush(cx) {
+            return Err(error);
+        }
+    }
+    Ok(moved)
+}
