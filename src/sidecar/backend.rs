@@ -204,17 +204,11 @@ impl PgBackend {
         if session.bare {
             self.bare_login.store(true, Ordering::Relaxed);
         }
-        let mut input = Buffer::default();
-        let space = input.space(&self.buffers, buffer::SMALL);
-        let leftover = session.leftover.len().min(space.len());
-        space[..leftover].copy_from_slice(&session.leftover[..leftover]);
-        input.filled(leftover);
-        input.rest(&self.buffers);
         Ok(Box::new(PgConn {
             stream: session.stream,
             exchange: Exchange::default(),
             cache: Cache::new(policy.prepared_statements as usize),
-            input,
+            input: Buffer::holding(&session.leftover, &self.buffers),
             egress: Egress::default(),
             to_client: Outgoing::default(),
             to_server: Outgoing::default(),

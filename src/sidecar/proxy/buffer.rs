@@ -55,6 +55,18 @@ pub struct Buffer {
 }
 
 impl Buffer {
+    /// With bytes that were read elsewhere.
+    pub fn holding(bytes: &[u8], pool: &Pool) -> Self {
+        let mut buffer = Self::default();
+        if !bytes.is_empty() {
+            let mut memory = pool.get(if bytes.len() <= SMALL { SMALL } else { bytes.len() });
+            memory[..bytes.len()].copy_from_slice(bytes);
+            buffer.memory = memory;
+            buffer.end = bytes.len();
+        }
+        buffer
+    }
+
     /// What has been read and not consumed.
     pub fn bytes(&self) -> &[u8] {
         &self.memory[self.start..self.end]

@@ -336,7 +336,7 @@ impl Serving {
         };
         let clients: &Arc<Clients> = &worker.registered.clients;
         let shared = clients.add(new, key, Instant::now());
-        let client = Client::new(login.stream, Ingress::new(mode), shared);
+        let client = Client::new(login.stream, &login.early, Ingress::new(mode), shared, &worker.buffers);
         Some(Self { worker, database, settings, mode, set: login.set, client })
     }
 
