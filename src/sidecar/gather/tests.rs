@@ -14,13 +14,18 @@ pub const PASSWORD: &str = "hunter2-hunter2";
 
 /// A policy with the preset's values.
 pub fn policy(name: &str, readiness: &str) -> Arc<Resolved> {
+    policy_with(name, json!({ "readiness": readiness }))
+}
+
+/// The same with these fields of `spec.health`.
+pub fn policy_with(name: &str, health: serde_json::Value) -> Arc<Resolved> {
     let value = json!({
         "apiVersion": "poolkeeper.dev/v1alpha1",
         "kind": "DbPoolPolicy",
         "metadata": { "name": name },
         "spec": {
             "database": { "host": "127.0.0.1", "name": name, "credentials": { "secretName": "db" }, "tls": { "mode": "Disable" } },
-            "health": { "readiness": readiness },
+            "health": health,
         },
     });
     Arc::new(resolve_value(value).unwrap())
