@@ -4,6 +4,7 @@
 //! (and a misspelt field is a mistake, not an extension). So documents are walked as JSON values before they are typed.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use kube::{CustomResourceExt, Resource};
 use serde_json::{Map, Value, json};
@@ -70,9 +71,10 @@ fn tidy(value: &mut Value) {
     }
 }
 
-/// The schema of a whole document.
-pub fn document() -> Value {
-    crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take()
+/// The schema of a whole document: a constant, made at first use.
+pub fn document() -> &'static Value {
+    static SCHEMA: LazyLock<Value> = LazyLock::new(|| crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take());
+    &SCHEMA
 }
 
 /// What a walk found.
@@ -88,7 +90,7 @@ pub struct Walked {
 /// Holds a document against the schema.
 pub fn walk(value: Value) -> Walked {
     let schema = document();
-    let mut walk = Walk { root: &schema, problems: Vec::new(), broken: Vec::new() };
+    let mut walk = Walk { root: schema, problems: Vec::new(), broken: Vec::new() };
     let Value::Object(mut object) = value else {
         let message = format!("is {}, not a DbPoolPolicy: write apiVersion, kind, metadata and spec", kind(&value));
         return Walked { problems: vec![Problem::new("", message)], repaired: Value::Null, broken: Vec::new() };
@@ -306,14 +308,17 @@ fn wrong(schema: &Value, value: &Value) -> Option<String> {
 }
 
 fn wrong_type(schema: &Value, want: &str, value: &Value) -> String {
-    let is = format!("is {}", kind(value));
+    let is = match value {
+        Value::String(_) => format!("{} is a text", shown(value)),
+        Value::Number(_) | Value::Bool(_) => format!("{value} is {}", kind(value)),
+        _ => format!("is {}", kind(value)),
+    };
     match (want, value) {
         ("string", Value::Number(number)) if schema["pattern"] == duration::PATTERN => {
             format!("{is}: write a duration with its unit, as {number}s")
         }
         ("string", Value::Number(number)) if schema["pattern"] == percent::PATTERN => format!("{is}: write {number}%"),
-        ("string", Value::Number(number)) => format!("{is}: put it in quotes, \"{number}\""),
-        ("string", Value::Bool(value)) => format!("{is}: put it in quotes, \"{value}\""),
+        ("string", Value::Number(_) | Value::Bool(_)) => format!("{is}: put it in quotes, \"{value}\""),
         ("string", _) => format!("{is}: write a text"),
         ("integer", Value::String(text)) if text.parse::<i64>().is_ok() => format!("{is}: write {text} without quotes"),
         ("integer", _) => format!("{is}: write a whole number"),
@@ -350,7 +355,7 @@ fn shown(value: &Value) -> String {
 fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "nothing",
-        Value::Bool(_) => "true or false",
+        Value::Bool(_) => "a yes or no",
         Value::Number(number) if number.is_f64() => "a fraction",
         Value::Number(_) => "a number",
         Value::String(_) => "a text",

@@ -23,6 +23,15 @@ pub fn free(database: &Arc<Database>, lease: Lease<PgBackend>) {
     tokio::spawn(async move { settle(&database, lease, &[]).await });
 }
 
+/// The health query is over.
+pub fn probed(lease: Lease<PgBackend>) {
+    if lease.exchange.is_free() && lease.egress.is_between_messages(&lease.input) {
+        lease.give_back(Instant::now());
+    } else {
+        lease.discard(CloseReason::Abandoned);
+    }
+}
+
 /// Client and server have parted for good: what the client left behind is undone, or the server is closed.
 pub fn after(
     database: &Arc<Database>,
@@ -35,7 +44,9 @@ pub fn after(
     match end {
         End::ServerGone => {
             // SQLAlchemy's rule: a statement that met a disconnect makes every older connection suspect.
-            database.pool.invalidate();
+            if !lease.egress.own_fault {
+                database.pool.invalidate();
+            }
             return lease.discard(CloseReason::Disconnected);
         }
         End::OutOfStep(_) => return lease.discard(CloseReason::Protocol),

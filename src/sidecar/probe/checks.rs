@@ -20,7 +20,7 @@ pub struct Rules {
 /// The verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Health {
+pub enum Verdict {
     /// It answered lately.
     #[default]
     Healthy,
@@ -30,7 +30,7 @@ pub enum Health {
     Unhealthy,
 }
 
-impl Health {
+impl Verdict {
     /// The name in `/status` and `/api/health`.
     pub fn name(self) -> &'static str {
         match self {
@@ -79,7 +79,7 @@ pub struct Checks {
     saturated: bool,
     /// A query is under way; it must have ended by then.
     asking_until: Option<Instant>,
-    verdict: Health,
+    verdict: Verdict,
 }
 
 /// Beyond the timeout: after that, a query that reported nothing counts as failed.
@@ -97,7 +97,7 @@ impl Checks {
             silent: false,
             saturated: false,
             asking_until: None,
-            verdict: Health::Degraded,
+            verdict: Verdict::Degraded,
         }
     }
 
@@ -144,7 +144,7 @@ impl Checks {
     }
 
     /// The verdict, and why it is not the best.
-    pub fn verdict(&self, now: Instant) -> (Health, Option<String>) {
+    pub fn verdict(&self, now: Instant) -> (Verdict, Option<String>) {
         let reason = if self.failures > 0 {
             let times = match self.failures {
                 1 => "once".to_owned(),
@@ -164,7 +164,7 @@ impl Checks {
 
     /// Whether the database has answered at least once and is not unhealthy.
     pub fn usable(&self) -> bool {
-        self.proven.is_some() && self.verdict != Health::Unhealthy
+        self.proven.is_some() && self.verdict != Verdict::Unhealthy
     }
 
     /// The last proof that the database answers.
@@ -217,11 +217,11 @@ impl Checks {
 
     fn judge(&mut self, rules: &Rules) {
         self.verdict = if self.failures >= rules.failure_threshold.max(1) {
-            Health::Unhealthy
+            Verdict::Unhealthy
         } else if self.failures > 0 || self.silent || self.proven.is_none() {
-            Health::Degraded
+            Verdict::Degraded
         } else {
-            Health::Healthy
+            Verdict::Healthy
         };
     }
 }

@@ -1,8 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 
-const RULES: Rules =
-    Rules { interval: Duration::from_secs(5), timeout: Duration::from_secs(2), failure_threshold: 3 };
+const RULES: Rules = Rules { interval: Duration::from_secs(5), timeout: Duration::from_secs(2), failure_threshold: 3 };
 
 /// A clock of whole milliseconds from a fixed start.
 struct Clock(Instant);
@@ -33,11 +32,11 @@ fn fail_at(checks: &mut Checks, clock: &Clock, moments: &[u64]) {
 #[test]
 fn asks_at_once_then_every_interval() {
     let (mut checks, clock) = start();
-    assert_eq!(checks.verdict(clock.at(0)), (Health::Degraded, Some("not checked yet".into())));
+    assert_eq!(checks.verdict(clock.at(0)), (Verdict::Degraded, Some("not checked yet".into())));
     assert!(!checks.usable());
     assert_eq!(checks.look(&RULES, None, true, clock.at(0)), Step::Ask);
     checks.ended(&RULES, None, Outcome::Answered, clock.at(3));
-    assert_eq!(checks.verdict(clock.at(3)), (Health::Healthy, None));
+    assert_eq!(checks.verdict(clock.at(3)), (Verdict::Healthy, None));
     assert!(checks.usable());
     assert_eq!(checks.look(&RULES, None, true, clock.at(4)), Step::Wait(clock.at(5_003)));
     assert_eq!(checks.look(&RULES, None, true, clock.at(5_003)), Step::Ask);
@@ -59,7 +58,7 @@ fn a_reply_newer_than_the_interval_is_proof_for_free() {
     let (mut checks, clock) = start();
     let heard = Some(clock.at(100));
     assert_eq!(checks.look(&RULES, heard, true, clock.at(1_000)), Step::Proven(clock.at(5_101)));
-    assert_eq!(checks.verdict(clock.at(1_000)).0, Health::Healthy);
+    assert_eq!(checks.verdict(clock.at(1_000)).0, Verdict::Healthy);
     assert_eq!(checks.proven(), heard);
     // Exactly one interval old still counts, one millisecond more does not.
     assert_eq!(checks.look(&RULES, heard, true, clock.at(5_100)), Step::Wait(clock.at(5_101)));
@@ -70,9 +69,9 @@ fn a_reply_newer_than_the_interval_is_proof_for_free() {
 fn a_reply_ends_a_row_of_failures() {
     let (mut checks, clock) = start();
     fail_at(&mut checks, &clock, &[0, 5_000, 10_000]);
-    assert_eq!(checks.verdict(clock.at(10_000)).0, Health::Unhealthy);
+    assert_eq!(checks.verdict(clock.at(10_000)).0, Verdict::Unhealthy);
     assert!(matches!(checks.look(&RULES, Some(clock.at(14_000)), true, clock.at(15_000)), Step::Proven(_)));
-    assert_eq!(checks.verdict(clock.at(15_000)), (Health::Healthy, None));
+    assert_eq!(checks.verdict(clock.at(15_000)), (Verdict::Healthy, None));
 }
 
 #[test]
@@ -82,20 +81,20 @@ fn the_threshold_of_failures_in_a_row() {
     checks.ended(&RULES, None, Outcome::Answered, clock.at(0));
     fail_at(&mut checks, &clock, &[5_000]);
     let (health, reason) = checks.verdict(clock.at(5_000));
-    assert_eq!(health, Health::Degraded);
+    assert_eq!(health, Verdict::Degraded);
     assert_eq!(reason.unwrap(), "the health query failed once: connection refused");
     assert!(checks.usable());
     fail_at(&mut checks, &clock, &[10_000]);
-    assert_eq!(checks.verdict(clock.at(10_000)).0, Health::Degraded);
+    assert_eq!(checks.verdict(clock.at(10_000)).0, Verdict::Degraded);
     fail_at(&mut checks, &clock, &[15_000]);
     let (health, reason) = checks.verdict(clock.at(15_000));
-    assert_eq!(health, Health::Unhealthy);
+    assert_eq!(health, Verdict::Unhealthy);
     assert_eq!(reason.unwrap(), "the health query failed 3 times in a row: connection refused");
     assert!(!checks.usable());
     // One answer is enough to be well again, and the row starts over.
     assert_eq!(checks.look(&RULES, None, true, clock.at(20_000)), Step::Ask);
     checks.ended(&RULES, None, Outcome::Answered, clock.at(20_000));
-    assert_eq!(checks.verdict(clock.at(20_000)), (Health::Healthy, None));
+    assert_eq!(checks.verdict(clock.at(20_000)), (Verdict::Healthy, None));
     fail_at(&mut checks, &clock, &[25_000]);
     assert_eq!(checks.failures(), 1);
 }
@@ -107,19 +106,19 @@ fn saturated_and_silent_is_degraded_and_never_asks() {
     checks.ended(&RULES, None, Outcome::Answered, clock.at(0));
     // Busy for less than interval + timeout: nothing is wrong yet. It looks again when silence begins to count.
     assert_eq!(checks.look(&RULES, None, false, clock.at(5_000)), Step::Saturated(clock.at(7_001)));
-    assert_eq!(checks.verdict(clock.at(5_000)).0, Health::Healthy);
+    assert_eq!(checks.verdict(clock.at(5_000)).0, Verdict::Healthy);
     assert_eq!(checks.look(&RULES, None, false, clock.at(7_001)), Step::Saturated(clock.at(12_001)));
     let (health, reason) = checks.verdict(clock.at(7_001));
-    assert_eq!(health, Health::Degraded);
+    assert_eq!(health, Verdict::Degraded);
     assert_eq!(reason.unwrap(), "every connection is busy and no server has answered for 7 s");
     assert!(checks.usable());
     // However long it lasts, it is not unhealthy.
     for ms in (12_001..100_000).step_by(5_000) {
         assert!(matches!(checks.look(&RULES, None, false, clock.at(ms)), Step::Saturated(_)));
-        assert_eq!(checks.verdict(clock.at(ms)).0, Health::Degraded);
+        assert_eq!(checks.verdict(clock.at(ms)).0, Verdict::Degraded);
     }
     assert!(matches!(checks.look(&RULES, Some(clock.at(101_000)), false, clock.at(102_001)), Step::Proven(_)));
-    assert_eq!(checks.verdict(clock.at(102_001)), (Health::Healthy, None));
+    assert_eq!(checks.verdict(clock.at(102_001)), (Verdict::Healthy, None));
 }
 
 #[test]
@@ -137,7 +136,7 @@ fn full_keeps_the_failures_that_were_counted() {
     let (mut checks, clock) = start();
     fail_at(&mut checks, &clock, &[0, 5_000, 10_000]);
     assert!(matches!(checks.look(&RULES, None, false, clock.at(15_000)), Step::Saturated(_)));
-    assert_eq!(checks.verdict(clock.at(15_000)).0, Health::Unhealthy);
+    assert_eq!(checks.verdict(clock.at(15_000)).0, Verdict::Unhealthy);
 }
 
 #[test]
@@ -145,7 +144,7 @@ fn a_late_failure_is_outweighed_by_a_reply_to_a_client() {
     let (mut checks, clock) = start();
     assert_eq!(checks.look(&RULES, None, true, clock.at(0)), Step::Ask);
     checks.ended(&RULES, Some(clock.at(1_500)), failed(), clock.at(2_000));
-    assert_eq!(checks.verdict(clock.at(2_000)), (Health::Healthy, None));
+    assert_eq!(checks.verdict(clock.at(2_000)), (Verdict::Healthy, None));
 }
 
 #[test]
@@ -157,7 +156,7 @@ fn other_rules_hold_at_once() {
     assert_eq!(checks.look(&lazy, None, true, clock.at(60_000)), Step::Wait(clock.at(3_600_000)));
     assert_eq!(checks.look(&RULES, None, true, clock.at(60_000)), Step::Ask);
     checks.ended(&Rules { failure_threshold: 1, ..RULES }, None, failed(), clock.at(60_000));
-    assert_eq!(checks.verdict(clock.at(60_000)).0, Health::Unhealthy);
+    assert_eq!(checks.verdict(clock.at(60_000)).0, Verdict::Unhealthy);
 }
 
 #[test]
@@ -166,5 +165,5 @@ fn a_threshold_of_zero_is_one() {
     let rules = Rules { failure_threshold: 0, ..RULES };
     checks.look(&rules, None, true, clock.at(0));
     checks.ended(&rules, None, Outcome::Answered, clock.at(0));
-    assert_eq!(checks.verdict(clock.at(0)).0, Health::Healthy);
+    assert_eq!(checks.verdict(clock.at(0)).0, Verdict::Healthy);
 }

@@ -1,0 +1,50 @@
+# `make` lists what there is. Every target installs what it needs and can be run again; the work is in scripts/, demo/ and benches/.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+# A clean clone in CI finds the dependencies built by the last one; scripts/test takes a lock there.
+ifeq ($(CI),true)
+export CARGO_TARGET_DIR ?= $(shell . scripts/lib.sh && echo $$POOLKEEPER_CACHE)/target
+endif
+
+.PHONY: help demo demo-local test bench check lint fmt crd docs mutants setup clean
+
+help: ## this list
+	@echo "Poolkeeper: a PostgreSQL pooler whose pool is resized while it serves. Targets:"
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/' | while IFS=$$'\t' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
+
+demo: demo-local ## the whole thing, shown in about a minute: PostgreSQL, the sidecar, a load, and changes under it
+
+demo-local: ## the same without a cluster (until there is one, `make demo` is this)
+	@demo/local/run
+
+test: ## everything that must hold, in stages with a time each (make test STAGES="fmt lint" for some)
+	@scripts/test $(STAGES)
+
+bench: ## Poolkeeper and PgBouncer side by side, writes benches/report.md (about half an hour; QUICK=1: 4 minutes)
+	@benches/compare/run $(if $(QUICK),--quick)
+
+check: ## does it compile?
+	@scripts/cargo check --all-targets
+
+lint: ## clippy, no warning allowed, and formatting
+	@scripts/cargo fmt --check
+	@scripts/cargo clippy --all-targets --locked -- -D warnings
+
+fmt: ## formats the sources
+	@scripts/cargo fmt
+
+crd: ## writes crds/ from the types
+	@scripts/generate crd
+
+docs: ## writes the settings' table into the docs and the README from the types
+	@scripts/generate docs
+
+mutants: ## breaks the pool and the wire in small ways and sees whether a test notices (long; MUTANTS="-f src/pool/config.rs" for some)
+	@scripts/mutants $(MUTANTS)
+
+setup: ## installs what the other targets need
+	@scripts/setup
+
+clean: ## removes what was built here (what is kept for all clones stays: see CONTRIBUTING.md)
+	@rm -rf target

@@ -1,0 +1,50 @@
+# Shared by the scripts of this folder (sourced, not run): where things are kept, how they speak, how Debian packages come in.
+# shellcheck shell=bash
+
+# What takes long to make is kept outside the tree, keyed by version, so that a clean clone finds it again. Root's home is closed to the user
+# that PostgreSQL runs as, so root keeps it elsewhere.
+if [ -z "${POOLKEEPER_CACHE:-}" ]; then
+  if [ "$(id -u)" = 0 ]; then POOLKEEPER_CACHE=/var/cache/poolkeeper; else POOLKEEPER_CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/poolkeeper; fi
+fi
+export POOLKEEPER_CACHE
+
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$'\e[1m' dim=$'\e[2m' red=$'\e[31m' green=$'\e[32m' plain=$'\e[0m'
+else bold='' dim='' red='' green='' plain=''; fi
+
+say() { printf '%s==>%s %s\n' "$bold$green" "$plain" "$*"; }
+note() { printf '%s    %s%s\n' "$dim" "$*" "$plain"; }
+die() { printf '%serror:%s %s\n' "$bold$red" "$plain" "$*" >&2; exit 1; }
+
+# as_root COMMAND…: as it is for root, by sudo for others, else an error that says what is missing.
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"
+  elif command -v sudo >/dev/null; then sudo "$@"
+  else die "this needs root (or sudo): $*"; fi
+}
+
+# apt_install PACKAGE…: Debian packages, quietly; the lists are fetched once a run.
+apt_install() {
+  command -v apt-get >/dev/null || die "no apt-get here: please install what corresponds to Debian's $*"
+  local log; log=$(mktemp)
+  if [ -z "${POOLKEEPER_APT_UPDATED:-}" ]; then
+    say "apt-get update"
+    as_root apt-get update -qq >"$log" 2>&1 || note "apt-get update had errors, going on with the lists there are: $(tail -n 1 "$log")"
+    export POOLKEEPER_APT_UPDATED=1
+  fi
+  say "apt-get install $*"
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >"$log" 2>&1 ||
+    { tail -n 20 "$log" >&2; rm -f "$log"; die "apt-get install $* failed (above)"; }
+  rm -f "$log"
+}
+
+# need COMMAND PACKAGE…: installs the packages if the command is missing.
+need() { local command=$1; shift; command -v "$command" >/dev/null || apt_install "$@"; }
+
+# Prints the folder of PostgreSQL's server programs: $PGBIN, else the newest of Debian's, else wherever initdb is; nothing if there is none.
+postgres_bin() {
+  if [ -n "${PGBIN:-}" ]; then echo "$PGBIN"; return; fi
+  local found
+  found=$(find /usr/lib/postgresql -path '*/bin/initdb' 2>/dev/null | sort -V | tail -n 1)
+  [ -n "$found" ] || found=$(command -v initdb || true)
+  [ -z "$found" ] || dirname "$(readlink -f "$found")"
+}
