@@ -262,13 +262,12 @@ impl<K: Clone + Eq> Engine<K> {
         self.begin_close(conn, reason, fx);
     }
 
-    /// Closes the connection that was idle longest, for a request that it does not fit; false if none is idle.
-    pub(super) fn close_longest_idle(&mut self, now: Instant, fx: &mut Effects<K>) -> bool {
-        let Some(place) = self.idle.iter().position(Option::is_some) else { return false };
+    /// Closes the connection that was idle longest, if any is, for a request that it does not fit.
+    pub(super) fn close_longest_idle(&mut self, now: Instant, fx: &mut Effects<K>) {
+        let Some(place) = self.idle.iter().position(Option::is_some) else { return };
         let server = self.idle[place].and_then(|conn| self.server(conn));
         let reason = server.and_then(|server| self.stale(server, now)).unwrap_or(CloseReason::OtherKey);
         self.close_idle(place, reason, true, fx);
-        true
     }
 
     /// From here on `conn` counts as closing and nothing else.

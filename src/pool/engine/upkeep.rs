@@ -138,7 +138,7 @@ impl<K: Clone + Eq> Engine<K> {
         self.alarm = None;
         let mut next = self.pending.first();
         while let Some(pending) = next.and_then(|request| self.pending.get(request)) {
-            let deadline = pending.deadline;
+            let deadline = pending.deadline();
             next = next.and_then(|request| self.pending.after(request));
             self.arm(if deadline <= now { now + OVERDUE_LOOK } else { deadline });
         }
