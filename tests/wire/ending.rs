@@ -193,7 +193,8 @@ fn case_75_no_storm_of_connects() {
         session.startup()?;
         session.send(std::slice::from_ref(&refuse))
     });
-    let policy = Policy::new(server.port, "db").set("pool.minIdle", 2).set("health.interval", "1s");
+    let policy =
+        Policy::new(server.port, "db").set("pool.minIdle", 2).set("health.interval", "1s").set("health.timeout", "1s");
     let sidecar = Sidecar::start(&policy);
     let error = match sidecar.connect().open() {
         Err(error) => error,
