@@ -73,8 +73,7 @@ fn tidy(value: &mut Value) {
 
 /// The schema of a whole document: a constant, made at first use.
 pub fn document() -> &'static Value {
-    static SCHEMA: LazyLock<Value> =
-        LazyLock::new(|| crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take());
+    static SCHEMA: LazyLock<Value> = LazyLock::new(|| crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take());
     &SCHEMA
 }
 
