@@ -128,6 +128,12 @@ impl Exchange {
         self.status == b'I' && self.is_quiet()
     }
 
+    /// A ReadyForQuery is owed, and comes even if the client sends nothing more.
+    pub fn owes_ready(&self) -> bool {
+        self.copy != Copy::In
+            && self.owed.iter().any(|owed| matches!(owed.expect, Expect::Query | Expect::Function | Expect::Sync))
+    }
+
     /// The server skips all messages up to a Sync: they need not be sent.
     pub fn is_skipping(&self) -> bool {
         self.failed

@@ -203,7 +203,7 @@ fn case_32_texts_and_parameters_larger_than_any_buffer() {
     client.expect("1 2 T D:20000 C Z:I");
     if !bed::is_direct() {
         let mut greedy = bed.client();
-        greedy.send(&[fe::parse("longer", &text.repeat(2), &[]), fe::sync()]);
+        let _ = greedy.write(&fe::parse("longer", &text.repeat(2), &[]));
         greedy.expect_end(Some("54000"));
     }
 }

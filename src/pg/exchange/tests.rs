@@ -427,3 +427,20 @@ fn an_error_before_a_sync_that_was_sent_leaves_no_batch_open() {
     assert_eq!(pair.hear("EZ"), "EZ");
     assert!(pair.exchange.is_free());
 }
+
+#[test]
+fn what_comes_without_another_word_of_the_client() {
+    let mut pair = Pair::default();
+    assert!(!pair.exchange.owes_ready());
+    pair.exchange.extended(Expect::Execute);
+    assert!(!pair.exchange.owes_ready(), "no Sync was sent");
+    pair.exchange.sync();
+    assert!(pair.exchange.owes_ready());
+    pair.hear("CZ");
+    pair.exchange.query(Expect::Query, false);
+    assert!(pair.exchange.owes_ready());
+    pair.hear("G");
+    assert!(!pair.exchange.owes_ready(), "it waits for data");
+    pair.exchange.copy_ended();
+    assert!(pair.exchange.owes_ready());
+}

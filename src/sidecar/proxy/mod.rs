@@ -279,6 +279,7 @@ impl Serving {
             taken: 0,
             used: false,
             stuck: 0,
+            leaving: false,
         };
         poll_fn(|cx| relay.poll(cx)).await
     }

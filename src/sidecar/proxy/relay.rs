@@ -58,6 +58,8 @@ pub struct Relay<'a> {
     pub used: bool,
     /// Length of the client's buffer when its next message turned out to be incomplete.
     pub stuck: usize,
+    /// The client has said goodbye: nothing more is read of it, and it gets what it is owed.
+    pub leaving: bool,
 }
 
 impl Relay<'_> {
@@ -185,6 +187,11 @@ impl Relay<'_> {
             });
             return Ok(true);
         }
+        if self.leaving {
+            // As PostgreSQL, which comes to the goodbye when all before it is done.
+            let done = !conn.exchange.owes_ready() && conn.to_client.is_empty();
+            return if done { Err(End::Left) } else { Ok(moved) };
+        }
         if let Some(end) = self.parts() {
             return Err(end);
         }
@@ -223,7 +230,10 @@ impl Relay<'_> {
         }
         match stop {
             Stop::More => Ok(()),
-            Stop::Terminate => Err(End::Left),
+            Stop::Terminate => {
+                self.leaving = true;
+                Ok(())
+            }
             Stop::Fatal(code, text) => Err(End::Fatal(code, text)),
             Stop::Refused(code, text) => {
                 self.rules.stats.own_errors.inc();
