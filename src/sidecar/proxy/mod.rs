@@ -11,6 +11,9 @@ pub mod give_back;
 pub mod ingress;
 pub mod relay;
 
+#[cfg(test)]
+mod tests;
+
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
