@@ -434,3 +434,15 @@ fn discard_all_ends_every_named_statement() {
     bench.answer(&mut client, &[msg(b'C', b"DISCARD ALL\0"), msg(b'Z', b"I")].concat());
     assert!(client.names.get(b"a").is_none() && bench.cache.is_empty());
 }
+
+/// Size of the future that a function makes.
+fn size_of_future<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+    size_of::<F>()
+}
+
+#[test]
+fn a_client_costs_little_memory() {
+    // Every idle client keeps one of these, and little else: each local that lives across an await adds to all.
+    let size = size_of_future(super::serve);
+    assert!(size <= 1024, "a client's task takes {size} bytes");
+}
