@@ -364,6 +364,7 @@ impl Exchange {
             }
             skipped = true;
         }
+        self.batch |= skipped;
         self.failed = self.batch;
     }
 

@@ -11,6 +11,9 @@ pub mod give_back;
 pub mod ingress;
 pub mod relay;
 
+#[cfg(test)]
+mod tests;
+
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
@@ -252,6 +255,10 @@ impl Serving {
         self.stats().transaction_time.observe(checked_out.elapsed());
         if let End::Free = end {
             self.client.shared.set_activity(Activity::Idle);
+            let unwritten = lease.take_unwritten();
+            if !unwritten.is_empty() {
+                self.client.say(|out| out.extend_from_slice(&unwritten));
+            }
             give_back::free(&self.database, lease);
             return true;
         }
@@ -347,6 +354,7 @@ impl Serving {
     /// Completes the login: tells the client about the sessions it will use, its cancel key, and that it may begin.
     async fn welcome(worker: Arc<Worker>, database: Arc<Database>, login: Login) -> Option<Self> {
         let mut serving = Self::new(worker, database, login)?;
+        serving.database.backend.note(&serving.set);
         let welcome = serving.parameters().await?;
         serving.begin(&welcome.parameters);
         Some(serving)
