@@ -332,7 +332,6 @@ impl Exchange {
             return;
         }
         let mut skipped = false;
-        self.batch |= !self.owed.is_empty();
         while let Some(owed) = self.owed.front() {
             if owed.expect == Expect::Sync {
                 return;
@@ -350,6 +349,7 @@ impl Exchange {
             }
             skipped = true;
         }
+        self.batch |= skipped;
         self.failed = self.batch;
     }
 
