@@ -164,13 +164,15 @@ impl Exchange {
     /// A Parse of our own is sent now: the server lacks a statement.
     pub fn reparse(&mut self) {
         self.batch = true;
-        self.owed.push_back(Owed { expect: Expect::Parse, also: Also { swallow: true, parsing: true, ..Also::default() } });
+        self.owed
+            .push_back(Owed { expect: Expect::Parse, also: Also { swallow: true, parsing: true, ..Also::default() } });
     }
 
     /// A Close of our own is sent now: the server's cache is full.
     pub fn evict(&mut self) {
         self.batch = true;
-        self.owed.push_back(Owed { expect: Expect::Close, also: Also { swallow: true, closing: true, ..Also::default() } });
+        self.owed
+            .push_back(Owed { expect: Expect::Close, also: Also { swallow: true, closing: true, ..Also::default() } });
     }
 
     /// A client's Close is sent now; its names change with the answer.

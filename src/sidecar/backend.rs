@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::connect_errors::ConnectErrors;
 use super::database::Settings;
 use super::proxy::buffer::{self, Buffer, Outgoing};
 use super::proxy::egress::Egress;
@@ -131,6 +132,7 @@ pub struct PgBackend {
     settings: RwLock<Arc<Settings>>,
     buffers: buffer::Pool,
     cancels: Limiter,
+    errors: ConnectErrors,
     /// A login has worked since the last change of target.
     has_connected: AtomicBool,
     /// The server refused `client_connection_check_interval` (decision 2); not asked again in this generation.
@@ -144,6 +146,7 @@ impl PgBackend {
             settings: RwLock::new(settings),
             buffers: buffer::Pool::default(),
             cancels: Limiter::default(),
+            errors: ConnectErrors::default(),
             has_connected: AtomicBool::new(false),
             bare_login: AtomicBool::new(false),
         }
@@ -155,10 +158,8 @@ impl PgBackend {
 
     /// Uses other settings for new servers; says what that means for those that are open.
     pub fn apply(&self, new: Arc<Settings>) -> Option<Replace> {
-        let old = std::mem::replace(
-            &mut *self.settings.write().unwrap_or_else(PoisonError::into_inner),
-            Arc::clone(&new),
-        );
+        let old =
+            std::mem::replace(&mut *self.settings.write().unwrap_or_else(PoisonError::into_inner), Arc::clone(&new));
         let replace = replacement(&old, &new);
         if replace.is_some() {
             self.has_connected.store(false, Ordering::Relaxed);
@@ -177,6 +178,11 @@ impl PgBackend {
         &self.cancels
     }
 
+    /// Errors met in opening servers.
+    pub fn errors(&self) -> &ConnectErrors {
+        &self.errors
+    }
+
     /// Whether servers are opened without `client_connection_check_interval`, because the server refused it.
     pub fn is_bare_login(&self) -> bool {
         self.bare_login.load(Ordering::Relaxed)
@@ -189,6 +195,7 @@ impl PgBackend {
             port: policy.database.port,
             tls: settings.tls.clone(),
             timeout: policy.timeouts.connect,
+            keepalive: policy.listen.keepalive,
             bare: self.bare_login.load(Ordering::Relaxed),
         };
         let logins = settings.logins(Instant::now());
@@ -197,17 +204,11 @@ impl PgBackend {
         if session.bare {
             self.bare_login.store(true, Ordering::Relaxed);
         }
-        let mut input = Buffer::default();
-        let space = input.space(&self.buffers, buffer::SMALL);
-        let leftover = session.leftover.len().min(space.len());
-        space[..leftover].copy_from_slice(&session.leftover[..leftover]);
-        input.filled(leftover);
-        input.rest(&self.buffers);
         Ok(Box::new(PgConn {
             stream: session.stream,
             exchange: Exchange::default(),
             cache: Cache::new(policy.prepared_statements as usize),
-            input,
+            input: Buffer::holding(&session.leftover, &self.buffers),
             egress: Egress::default(),
             to_client: Outgoing::default(),
             to_server: Outgoing::default(),
@@ -255,8 +256,10 @@ impl Backend for PgBackend {
                 Ok(conn) => return Ok(conn),
                 Err(error) => error,
             };
+            self.errors.count(error.phase.name(), error.sqlstate.as_ref().map(SqlState::as_str));
             // A password that worked and no longer does is being changed: the new one may be here in a moment.
-            let changing = error.sqlstate == Some(SqlState::INVALID_PASSWORD) && self.has_connected.load(Ordering::Relaxed);
+            let changing =
+                error.sqlstate == Some(SqlState::INVALID_PASSWORD) && self.has_connected.load(Ordering::Relaxed);
             if !changing || started.elapsed() + PASSWORD_RETRY > settings.policy.pool.acquire() {
                 return Err(error);
             }

@@ -95,6 +95,11 @@ impl Client {
         self.signals.fetch_and(!signal, Relaxed);
     }
 
+    /// Its secret for cancel requests.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
     /// Says what the client does now.
     pub fn set_activity(&self, activity: Activity) {
         self.activity.store(activity as u8, Relaxed);
@@ -217,9 +222,10 @@ impl Clients {
 
     /// The server to which a cancel request must be forwarded, if its key is right and its client holds one.
     /// A client that waits is taken out of the queue instead.
-    pub fn cancel(&self, pid: i32, key: &[u8]) -> Option<Arc<CancelTarget>> {
+    pub fn cancel(&self, pid: i32, key: &[u8]) -> Option<(Arc<Client>, Arc<CancelTarget>)> {
         let client = lock(&self.map).clients.get(&pid).cloned()?;
-        bool::from(client.key.ct_eq(key)).then(|| client.cancel()).flatten()
+        let target = bool::from(client.key.ct_eq(key)).then(|| client.cancel()).flatten()?;
+        Some((client, target))
     }
 
     /// Every client now, in no order.

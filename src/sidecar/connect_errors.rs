@@ -69,7 +69,12 @@ mod tests {
         }
         assert_eq!(
             errors.all(),
-            [count("auth", "28", 2), count("startup", "none", 1), count("startup", "other", 3), count("tcp", "none", 1)]
+            [
+                count("auth", "28", 2),
+                count("startup", "none", 1),
+                count("startup", "other", 3),
+                count("tcp", "none", 1)
+            ]
         );
     }
 

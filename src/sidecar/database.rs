@@ -12,6 +12,7 @@ use super::backend::PgBackend;
 use super::clients::Clients;
 pub use super::settings::Settings;
 use super::stats::Worker;
+use crate::pg::cancel::Limiter;
 use crate::pg::session::prepared::Registry;
 use crate::pg::startup::StartupSet;
 use crate::pool::Pool;
@@ -104,6 +105,8 @@ pub struct Registered {
     databases: RwLock<BTreeMap<String, Arc<Database>>>,
     /// All clients.
     pub clients: Arc<Clients>,
+    /// Bounds the cancel requests on their way to servers.
+    pub cancels: Limiter,
     /// When the sidecar started: the origin of coarse times.
     pub started: Instant,
 }
@@ -111,7 +114,12 @@ pub struct Registered {
 impl Registered {
     /// No databases, no clients.
     pub fn new() -> Self {
-        Self { databases: RwLock::default(), clients: Arc::default(), started: Instant::now() }
+        Self {
+            databases: RwLock::default(),
+            clients: Arc::default(),
+            cancels: Limiter::default(),
+            started: Instant::now(),
+        }
     }
 
     /// The database that clients call by this name.

@@ -121,7 +121,7 @@ fn pool(database: &Database, orphaned: bool, now: Instant) -> status::Pool {
     let settings = database.settings();
     let policy = &settings.policy;
     let applied = ago(now.saturating_duration_since(settings.applied));
-    let degraded = database.backend.is_plain_login().then(|| {
+    let degraded = database.backend.is_bare_login().then(|| {
         "the server does not know client_connection_check_interval: after a crash of Poolkeeper, \
          statements that run there run on to their end"
             .to_owned()
@@ -139,10 +139,7 @@ fn pool(database: &Database, orphaned: bool, now: Instant) -> status::Pool {
         health: database.health.status(policy.health.readiness, now),
         connections: connections(&database.pool.stats()),
         traffic: traffic(&database.workers),
-        server: status::Server {
-            errors: database.backend.errors().all(),
-            degraded: degraded.into_iter().collect(),
-        },
+        server: status::Server { errors: database.backend.errors().all(), degraded: degraded.into_iter().collect() },
     }
 }
 

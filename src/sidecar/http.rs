@@ -48,7 +48,8 @@ pub fn serve(listener: TcpListener, state: Arc<HttpState>, stop: CancellationTok
     actix_web::rt::System::new().block_on(async move {
         let data = web::Data::from(state);
         let server = HttpServer::new(move || {
-            let headers = DefaultHeaders::new().add((CACHE_CONTROL, "no-store")).add(("X-Content-Type-Options", "nosniff"));
+            let headers =
+                DefaultHeaders::new().add((CACHE_CONTROL, "no-store")).add(("X-Content-Type-Options", "nosniff"));
             App::new().app_data(data.clone()).wrap(headers).configure(routes)
         })
         .workers(1)

@@ -68,7 +68,13 @@ impl<'a> Families<'_, 'a> {
     }
 
     /// A gauge of each pool; a pool for which it means nothing has no sample.
-    fn gauge(&mut self, name: &str, help: &str, unit: Option<Unit>, value: impl Fn(&Pool) -> Option<f64>) -> fmt::Result {
+    fn gauge(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<Unit>,
+        value: impl Fn(&Pool) -> Option<f64>,
+    ) -> fmt::Result {
         let pools = self.pools;
         self.family(name, help, unit, MetricType::Gauge, |metric| {
             pools.iter().try_for_each(|pool| match value(pool) {
@@ -207,8 +213,7 @@ fn connections(f: &mut Families<'_, '_>) -> fmt::Result {
     f.family("server_connections", "Connections to the server, by state.", None, MetricType::Gauge, |metric| {
         for pool in pools {
             let c = &pool.connections;
-            let states =
-                [("idle", c.idle), ("in_use", c.in_use), ("connecting", c.connecting), ("closing", c.closing)];
+            let states = [("idle", c.idle), ("in_use", c.in_use), ("connecting", c.connecting), ("closing", c.closing)];
             for (state, value) in states {
                 let labels: Labels<'_> = vec![("database", pool.database.as_str()), ("state", state)];
                 metric.encode_family(&labels)?.encode_gauge(&f64::from(value))?;
@@ -270,15 +275,21 @@ fn traffic(f: &mut Families<'_, '_>) -> fmt::Result {
     f.counter("client_received", "Read from clients.", Some(Unit::Bytes), |p| p.traffic.client_bytes)?;
     f.counter("server_received", "Read from servers.", Some(Unit::Bytes), |p| p.traffic.server_bytes)?;
     let pools = f.pools;
-    f.family("errors", "Errors sent to clients, by origin: server or poolkeeper.", None, MetricType::Counter, |metric| {
-        for pool in pools {
-            let origins = [("server", pool.traffic.server_errors), ("poolkeeper", pool.traffic.own_errors)];
-            for (origin, value) in origins {
-                count(metric, &vec![("database", pool.database.as_str()), ("origin", origin)], value)?;
+    f.family(
+        "errors",
+        "Errors sent to clients, by origin: server or poolkeeper.",
+        None,
+        MetricType::Counter,
+        |metric| {
+            for pool in pools {
+                let origins = [("server", pool.traffic.server_errors), ("poolkeeper", pool.traffic.own_errors)];
+                for (origin, value) in origins {
+                    count(metric, &vec![("database", pool.database.as_str()), ("origin", origin)], value)?;
+                }
             }
-        }
-        Ok(())
-    })?;
+            Ok(())
+        },
+    )?;
     f.counter("cancel_requests", "Cancel requests passed on to the server.", None, |p| p.traffic.cancels)?;
     f.counter("statements_prepared", "Statements prepared on a server that lacked them.", None, |p| {
         p.traffic.prepares

@@ -3,13 +3,21 @@
 pub mod agent;
 pub mod backend;
 pub mod clients;
+pub mod connect_errors;
 pub mod database;
+pub mod drain;
+pub mod front;
+pub mod gather;
 pub mod http;
 pub mod listen;
 pub mod metrics;
 pub mod options;
 pub mod probe;
 pub mod proxy;
+mod run;
 pub mod settings;
 pub mod source;
 pub mod stats;
+pub mod status;
+
+pub use run::{RunError, run};

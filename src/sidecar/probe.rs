@@ -213,8 +213,7 @@ mod tests {
     #[test]
     fn the_status_says_what_happened() {
         let health = Health::default();
-        let rules =
-            Rules { interval: Duration::from_secs(5), timeout: Duration::from_secs(2), failure_threshold: 1 };
+        let rules = Rules { interval: Duration::from_secs(5), timeout: Duration::from_secs(2), failure_threshold: 1 };
         let now = health.origin + Duration::from_secs(1);
         assert!(!health.status(Readiness::Config, now).required);
         assert_eq!(health.look(&rules, true, now), Step::Ask);

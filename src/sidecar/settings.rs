@@ -5,9 +5,36 @@ use std::time::Instant;
 
 use super::source::Credentials;
 use crate::api::resolve::Resolved;
+use crate::pg::auth::Secret;
 use crate::pg::auth::scram::{Salt, Verifier};
 use crate::pg::connect;
 use crate::tls::{self, TlsError};
+
+/// Somebody who may come in.
+#[derive(Debug, Clone)]
+pub struct User {
+    /// The name.
+    pub name: String,
+    /// What the password is checked against; nobody without one gets in but by Trust.
+    pub verifier: Option<Verifier>,
+    /// For credentials that were replaced: until when they are accepted.
+    pub until: Option<Instant>,
+}
+
+/// Verifiers take 4096 rounds each: made once, not at every login.
+fn users(credentials: &Credentials, salt: Salt) -> Vec<User> {
+    let verifier = |password: &Secret| {
+        let password = password.expose();
+        (!password.is_empty()).then(|| Verifier::new(password, salt))
+    };
+    let current = User { name: credentials.user.clone(), verifier: verifier(&credentials.password), until: None };
+    let previous = credentials.previous.as_ref().map(|previous| User {
+        name: previous.user.clone(),
+        verifier: verifier(&previous.password),
+        until: Some(previous.until),
+    });
+    std::iter::once(current).chain(previous).collect()
+}
 
 /// A policy in force: replaced whole, never changed.
 #[derive(Debug)]
@@ -18,8 +45,8 @@ pub struct Settings {
     pub credentials: Arc<Credentials>,
     /// How servers are reached.
     pub tls: connect::Tls,
-    /// What clients' passwords are checked against: the current one, then the one before.
-    pub verifiers: Vec<Verifier>,
+    /// Who may come in: the current user, then the one before.
+    pub users: Vec<User>,
     /// Counts up with every change.
     pub version: u64,
     /// When these settings were applied to the pool.
@@ -47,16 +74,11 @@ impl Settings {
             Some(old) => old.tls.clone(),
             None => tls::to_server(policy.database.tls.into(), credentials.ca_pem.as_deref())?,
         };
-        let same = old.filter(|old| old.credentials == credentials);
-        let verifiers = match same {
-            Some(old) => old.verifiers.clone(),
-            // 4096 rounds each: once here, not at every login.
-            None => std::iter::once(&credentials.password)
-                .chain(credentials.previous.as_ref().map(|previous| &previous.password))
-                .map(|password| Verifier::new(password.expose(), salt))
-                .collect(),
+        let users = match old.filter(|old| old.credentials == credentials) {
+            Some(old) => old.users.clone(),
+            None => users(&credentials, salt),
         };
-        Ok(Self { policy, credentials, tls, verifiers, version, applied: Instant::now() })
+        Ok(Self { policy, credentials, tls, users, version, applied: Instant::now() })
     }
 
     /// Whether nothing that servers or clients could notice differs.
@@ -66,15 +88,11 @@ impl Settings {
 
     /// What to log in to servers with, in this order.
     pub fn logins(&self, now: Instant) -> Vec<connect::Credentials> {
-        let current = connect::Credentials {
-            user: self.credentials.user.clone(),
-            password: self.credentials.password.clone(),
-        };
+        let current =
+            connect::Credentials { user: self.credentials.user.clone(), password: self.credentials.password.clone() };
         let previous = self.credentials.previous.as_ref().filter(|previous| previous.until > now);
-        let previous = previous.map(|previous| connect::Credentials {
-            user: previous.user.clone(),
-            password: previous.password.clone(),
-        });
+        let previous = previous
+            .map(|previous| connect::Credentials { user: previous.user.clone(), password: previous.password.clone() });
         std::iter::once(current).chain(previous).collect()
     }
 

@@ -4,10 +4,31 @@ use super::fe;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
+
+/// What fake servers saw, in order; clones share one list.
+#[derive(Debug, Clone, Default)]
+pub struct Events(Arc<Mutex<Vec<String>>>);
+
+impl Events {
+    /// Adds an event.
+    pub fn note(&self, what: &str) {
+        self.0.lock().unwrap().push(what.to_owned());
+    }
+
+    /// Whether it has happened.
+    pub fn saw(&self, what: &str) -> bool {
+        self.0.lock().unwrap().iter().any(|event| event == what)
+    }
+
+    /// All of them so far.
+    pub fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
 
 /// A fake server; each connection runs the test's script in a thread of its own.
 pub struct Server {

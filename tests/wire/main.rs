@@ -8,8 +8,12 @@ mod support;
 
 mod cancel;
 mod copy;
+mod duplex;
+mod ending;
 mod harness;
+mod keys;
 mod pipeline;
 mod pool;
 mod prepared;
+mod security;
 mod startup;

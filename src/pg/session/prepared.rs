@@ -59,11 +59,7 @@ impl Registry {
     ///
     /// # Errors
     /// If the system has no random bytes.
-    pub fn intern(
-        &self,
-        tail: &[u8],
-        scan: impl FnOnce() -> Scan,
-    ) -> Result<Arc<Statement>, getrandom::Error> {
+    pub fn intern(&self, tail: &[u8], scan: impl FnOnce() -> Scan) -> Result<Arc<Statement>, getrandom::Error> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(statement) = known.statements.get(tail).and_then(Weak::upgrade) {
             return Ok(statement);

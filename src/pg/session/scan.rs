@@ -81,8 +81,22 @@ impl Scan {
 }
 
 const WORDS: [&str; 16] = [
-    ";", "set_config", "pg_settings", "pg_temp", "temp", "advisory", "currval", "lastval", "setseed", "dblink",
-    "query_to_xml", "cursor_to_xml", "ts_stat", "u&\"", "hold", "crosstab",
+    ";",
+    "set_config",
+    "pg_settings",
+    "pg_temp",
+    "temp",
+    "advisory",
+    "currval",
+    "lastval",
+    "setseed",
+    "dblink",
+    "query_to_xml",
+    "cursor_to_xml",
+    "ts_stat",
+    "u&\"",
+    "hold",
+    "crosstab",
 ];
 
 /// Looks at a text in one pass.

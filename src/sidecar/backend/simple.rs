@@ -3,6 +3,8 @@
 use std::future::poll_fn;
 use std::io;
 
+use tokio::io::AsyncWriteExt;
+
 use super::PgConn;
 use crate::pg::frame;
 use crate::pg::message;
@@ -28,6 +30,7 @@ impl PgConn {
         let mut query = Vec::with_capacity(sql.len() + 8);
         message::query(&mut query, sql);
         self.stream.write_all(&query).await?;
+        self.stream.flush().await?;
         let mut answer = Answer::default();
         while answer.status == 0 {
             let space = self.input.space(buffers, SMALL);

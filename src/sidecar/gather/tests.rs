@@ -89,7 +89,10 @@ async fn a_pool_is_described_whole() {
     let status = fixture.sight.status();
     assert!(status.ready, "{:?}", status.reason);
     let pool = &status.pools[0];
-    assert_eq!((pool.database.as_str(), pool.policy.as_str(), pool.namespace.as_str()), ("orders", "orders", "default"));
+    assert_eq!(
+        (pool.database.as_str(), pool.policy.as_str(), pool.namespace.as_str()),
+        ("orders", "orders", "default")
+    );
     assert_eq!(pool.settings["pool"]["size"], 20);
     assert_eq!((pool.connections.size, pool.connections.limit, pool.connections.overflow), (20, Some(30), -20));
     assert_eq!((pool.connections.utilization_percent, pool.connections.total_connections), (Some(0.0), 0));
@@ -115,8 +118,11 @@ async fn clients_are_listed_but_the_probes_secret_is_not() {
     let secret = fixture.sight.token.application_name().to_owned();
     let _probe = clients.add(new(&secret), Box::default(), Instant::now());
     let status = fixture.sight.status();
-    let shown: Vec<_> =
-        status.clients.iter().map(|c| (c.pid, c.application.as_str(), c.activity.as_str(), c.pinned.as_deref())).collect();
+    let shown: Vec<_> = status
+        .clients
+        .iter()
+        .map(|c| (c.pid, c.application.as_str(), c.activity.as_str(), c.pinned.as_deref()))
+        .collect();
     assert_eq!(shown, [(1, "shop", "holding", Some("listen")), (2, "poolkeeper-probe", "idle", None)]);
     assert!(!serde_json::to_string(&status).unwrap().contains(&secret));
     assert!(fixture.sight.pools().clients.is_empty());
@@ -137,7 +143,10 @@ async fn rejections_and_orphans_are_told() {
     assert_eq!((status.reloads.applied, status.reloads.rejected), (3, 2));
     let rejection = status.rejection.unwrap();
     assert_eq!(rejection.at, "1970-01-01T00:00:01.500Z");
-    assert_eq!((rejection.problems[0].file.as_str(), rejection.problems[0].path.as_str()), ("p.yaml", "spec.pool.size"));
+    assert_eq!(
+        (rejection.problems[0].file.as_str(), rejection.problems[0].path.as_str()),
+        ("p.yaml", "spec.pool.size")
+    );
     let orphaned: Vec<_> = status.pools.iter().map(|pool| (pool.database.as_str(), pool.orphaned)).collect();
     assert_eq!(orphaned, [("audit", true), ("orders", false)]);
 }

@@ -62,7 +62,8 @@ fn shape(text: &str) -> String {
             out.push_str(line);
         } else {
             let (name, rest) = line.split_once(['{', ' ']).unwrap();
-            let labels: Vec<_> = rest.split("\",").filter_map(|label| label.split_once("=\"")).map(|(k, _)| k).collect();
+            let labels: Vec<_> =
+                rest.split("\",").filter_map(|label| label.split_once("=\"")).map(|(k, _)| k).collect();
             let sample = format!("  {name}{{{}}}", labels.join(","));
             if !seen.insert(sample.clone()) {
                 continue;

@@ -55,6 +55,18 @@ pub struct Buffer {
 }
 
 impl Buffer {
+    /// With bytes that were read elsewhere.
+    pub fn holding(bytes: &[u8], pool: &Pool) -> Self {
+        let mut buffer = Self::default();
+        if !bytes.is_empty() {
+            let mut memory = pool.get(if bytes.len() <= SMALL { SMALL } else { bytes.len() });
+            memory[..bytes.len()].copy_from_slice(bytes);
+            buffer.memory = memory;
+            buffer.end = bytes.len();
+        }
+        buffer
+    }
+
     /// What has been read and not consumed.
     pub fn bytes(&self) -> &[u8] {
         &self.memory[self.start..self.end]
@@ -167,7 +179,7 @@ impl Outgoing {
                 self.made.extend_from_slice(buffer.range(range));
                 last.end = self.made.len();
             }
-            _ if range.is_empty() => {}
+            _ if range.start == range.end => {}
             _ => self.segments.push_back(Segment::Read(range)),
         }
     }
@@ -205,7 +217,7 @@ impl Outgoing {
             let part = n.min(range.len());
             range.start += part;
             n -= part;
-            if range.is_empty() {
+            if range.start == range.end {
                 self.segments.pop_front();
             }
         }

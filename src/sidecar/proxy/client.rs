@@ -52,11 +52,11 @@ pub enum Wants {
 }
 
 impl Client {
-    /// A client that has logged in.
-    pub fn new(stream: Stream, ingress: Ingress, shared: Registered) -> Self {
+    /// A client that has logged in and may have sent more than its login already.
+    pub fn new(stream: Stream, early: &[u8], ingress: Ingress, shared: Registered, buffers: &buffer::Pool) -> Self {
         Self {
             stream,
-            input: Buffer::default(),
+            input: Buffer::holding(early, buffers),
             out: Vec::new(),
             sent: 0,
             ingress,

@@ -82,7 +82,9 @@ impl Egress {
                 self.take(n, self.forward, input, sides.out);
                 continue;
             }
-            let Some(header) = frame::header(rest).map_err(|_| OutOfStep { tag: rest[0], expected: None })? else { break };
+            let Some(header) = frame::header(rest).map_err(|_| OutOfStep { tag: rest[0], expected: None })? else {
+                break;
+            };
             let total = header.total();
             let body = match header.tag {
                 // Only looked at by their tags, whatever their length.

@@ -23,6 +23,15 @@ pub fn free(database: &Arc<Database>, lease: Lease<PgBackend>) {
     tokio::spawn(async move { settle(&database, lease, &[]).await });
 }
 
+/// The health query is over.
+pub fn probed(lease: Lease<PgBackend>) {
+    if lease.exchange.is_free() && lease.egress.is_between_messages(&lease.input) {
+        lease.give_back(Instant::now());
+    } else {
+        lease.discard(CloseReason::Abandoned);
+    }
+}
+
 /// Client and server have parted for good: what the client left behind is undone, or the server is closed.
 pub fn after(
     database: &Arc<Database>,

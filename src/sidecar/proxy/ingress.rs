@@ -85,7 +85,13 @@ impl Ingress {
     }
 
     /// Turns what the client sent into what its server gets, as far as messages are complete.
-    pub fn process(&mut self, input: &mut Taken<'_>, names: &mut Names, server: &mut Server<'_>, rules: Rules<'_>) -> Stop {
+    pub fn process(
+        &mut self,
+        input: &mut Taken<'_>,
+        names: &mut Names,
+        server: &mut Server<'_>,
+        rules: Rules<'_>,
+    ) -> Stop {
         loop {
             let rest = input.rest();
             if rest.is_empty() {
@@ -175,7 +181,13 @@ impl Ingress {
         Ok(())
     }
 
-    fn extended(&mut self, expect: Expect, input: &mut Taken<'_>, total: usize, server: &mut Server<'_>) -> Result<(), Stop> {
+    fn extended(
+        &mut self,
+        expect: Expect,
+        input: &mut Taken<'_>,
+        total: usize,
+        server: &mut Server<'_>,
+    ) -> Result<(), Stop> {
         server.exchange.extended(expect);
         self.forward(input, total, server)
     }
@@ -254,7 +266,8 @@ impl Ingress {
             return self.extended(Expect::Parse, input, total, server);
         }
         if names.bytes() + whole.len() > rules.max_buffered.saturating_mul(STATEMENT_BYTES) {
-            let message = format!("the client's prepared statements take more than {STATEMENT_BYTES} times listen.maxBuffered");
+            let message =
+                format!("the client's prepared statements take more than {STATEMENT_BYTES} times listen.maxBuffered");
             return Err(Stop::Fatal(SqlState::PROGRAM_LIMIT, message));
         }
         let statement = match rules.statements.intern(tail, || scan::scan(tail)) {

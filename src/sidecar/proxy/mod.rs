@@ -23,6 +23,7 @@ use self::relay::{End, Relay};
 use super::clients::{Activity, Clients, NewClient, signal};
 use super::database::{Database, Registered, Settings, Welcome};
 use super::listen::Login;
+use super::probe::{SATURATED, Token};
 use crate::api::resolve::Mode;
 use crate::pg::connect::ConnectError;
 use crate::pg::error::SqlState;
@@ -41,6 +42,8 @@ pub struct Worker {
     pub buffers: buffer::Pool,
     /// Databases and clients of the sidecar.
     pub registered: Arc<Registered>,
+    /// How the sidecar's own health query is known.
+    pub token: Arc<Token>,
 }
 
 /// A client and what it uses; lives as long as the client's connection.
@@ -65,12 +68,39 @@ enum Acquired {
 
 /// Serves a client that has logged in until it leaves.
 pub async fn serve(worker: Arc<Worker>, database: Arc<Database>, login: Login) {
+    if worker.token.matches(login.set.get("application_name").unwrap_or_default()) {
+        return Box::pin(probe(worker, database, login)).await;
+    }
     let Some(mut serving) = Box::pin(Serving::welcome(worker, database, login)).await else { return };
     serving.stats().logins.inc();
     serving.stats().clients.add(1);
     // Counted down however the task ends.
     let _gone = Gone { worker: Arc::clone(&serving.worker), database: Arc::clone(&serving.database) };
     serving.run().await;
+}
+
+/// Serves the sidecar's own health query, which takes any idle server and never waits for one (decision 3).
+async fn probe(worker: Arc<Worker>, database: Arc<Database>, login: Login) {
+    let Some(mut serving) = Serving::new(worker, database, login) else { return };
+    serving.mode = Mode::Session;
+    let lease = match serving.database.pool.probe(serving.set.clone()) {
+        Some(checkout) => checkout.await.map_err(|error| describe(&error)),
+        None => Err((SqlState::TOO_MANY_CONNECTIONS, SATURATED.to_owned())),
+    };
+    match lease {
+        Ok(mut lease) => {
+            let parameters = encode(&lease.parameters);
+            serving.begin(&parameters);
+            if poll_fn(|cx| serving.client.poll_say(cx)).await.is_ok() {
+                serving.relay(&mut lease).await;
+            }
+            give_back::probed(lease);
+        }
+        Err((code, text)) => {
+            serving.client.say_error(Severity::Fatal, code, &text);
+            serving.say_last().await;
+        }
+    }
 }
 
 struct Gone {
@@ -213,28 +243,7 @@ impl Serving {
         self.client.shared.hold(cancel);
         lease.cache.set_limit(self.settings.policy.prepared_statements as usize);
         let checked_out = Instant::now();
-        let end = {
-            let policy = &self.settings.policy;
-            let rules = Rules {
-                mode: self.mode,
-                shares_statements: policy.prepared_statements > 0,
-                max_buffered: policy.listen.max_buffered,
-                statements: &self.database.statements,
-                stats: &self.database.workers[self.worker.number],
-            };
-            let mut relay = Relay {
-                client: &mut self.client,
-                server: &mut lease,
-                rules,
-                buffers: &self.worker.buffers,
-                health: &self.database.health,
-                since: None,
-                taken: 0,
-                used: false,
-                stuck: 0,
-            };
-            poll_fn(|cx| relay.poll(cx)).await
-        };
+        let end = self.relay(&mut lease).await;
         // From here on a cancel request of this client must not reach the server.
         self.client.shared.release();
         self.stats().transaction_time.observe(checked_out.elapsed());
@@ -245,6 +254,30 @@ impl Serving {
         }
         Box::pin(self.parted(end, lease)).await;
         false
+    }
+
+    /// Moves bytes until client and server part.
+    async fn relay(&mut self, lease: &mut Lease<PgBackend>) -> End {
+        let policy = &self.settings.policy;
+        let rules = Rules {
+            mode: self.mode,
+            shares_statements: policy.prepared_statements > 0,
+            max_buffered: policy.listen.max_buffered,
+            statements: &self.database.statements,
+            stats: &self.database.workers[self.worker.number],
+        };
+        let mut relay = Relay {
+            client: &mut self.client,
+            server: lease,
+            rules,
+            buffers: &self.worker.buffers,
+            health: &self.database.health,
+            since: None,
+            taken: 0,
+            used: false,
+            stuck: 0,
+        };
+        poll_fn(|cx| relay.poll(cx)).await
     }
 
     /// Client and server part for good: the client is told why, the server is reset or closed.
@@ -292,8 +325,7 @@ fn describe(error: &CheckoutError<ConnectError>) -> (SqlState, String) {
 }
 
 impl Serving {
-    /// Completes the login: tells the client about the sessions it will use, its cancel key, and that it may begin.
-    async fn welcome(worker: Arc<Worker>, database: Arc<Database>, login: Login) -> Option<Self> {
+    fn new(worker: Arc<Worker>, database: Arc<Database>, login: Login) -> Option<Self> {
         let settings = database.settings();
         let mode = settings.policy.mode;
         let key = cancel_key(login.minor).ok()?;
@@ -303,17 +335,26 @@ impl Serving {
             peer: login.peer,
         };
         let clients: &Arc<Clients> = &worker.registered.clients;
-        let shared = clients.add(new, key.clone(), Instant::now());
-        let client = Client::new(login.stream, Ingress::new(mode), shared);
-        let mut serving = Self { worker, database, settings, mode, set: login.set, client };
+        let shared = clients.add(new, key, Instant::now());
+        let client = Client::new(login.stream, &login.early, Ingress::new(mode), shared, &worker.buffers);
+        Some(Self { worker, database, settings, mode, set: login.set, client })
+    }
+
+    /// Completes the login: tells the client about the sessions it will use, its cancel key, and that it may begin.
+    async fn welcome(worker: Arc<Worker>, database: Arc<Database>, login: Login) -> Option<Self> {
+        let mut serving = Self::new(worker, database, login)?;
         let welcome = serving.parameters().await?;
-        let pid = serving.client.shared.pid;
-        serving.client.say(|out| {
-            out.extend_from_slice(&welcome.parameters);
-            message::backend_key_data(out, pid, &key);
+        serving.begin(&welcome.parameters);
+        Some(serving)
+    }
+
+    fn begin(&mut self, parameters: &[u8]) {
+        let record = Arc::clone(self.client.record());
+        self.client.say(|out| {
+            out.extend_from_slice(parameters);
+            message::backend_key_data(out, record.pid, record.key());
             message::ready_for_query(out, b'I');
         });
-        Some(serving)
     }
 
     /// What servers of this client's startup set say at login: known already, or asked of one now.
@@ -323,11 +364,7 @@ impl Serving {
         }
         match self.database.pool.checkout(self.set.clone(), Instant::now()).await {
             Ok(lease) => {
-                let mut parameters = Vec::new();
-                for (name, value) in &lease.parameters {
-                    message::parameter_status(&mut parameters, name, value);
-                }
-                let welcome = Arc::new(Welcome { parameters: parameters.into() });
+                let welcome = Arc::new(Welcome { parameters: encode(&lease.parameters).into() });
                 self.database.keep_welcome(self.set.clone(), Arc::clone(&welcome));
                 lease.give_back(Instant::now());
                 Some(welcome)
@@ -341,6 +378,15 @@ impl Serving {
             }
         }
     }
+}
+
+/// ParameterStatus messages.
+fn encode(parameters: &[(String, String)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, value) in parameters {
+        message::parameter_status(&mut out, name, value);
+    }
+    out
 }
 
 /// A secret for cancel requests: 32 random bytes in protocol 3.2, 4 in 3.0, which allows no more (decision 16).

@@ -168,7 +168,8 @@ impl Relay<'_> {
         let conn: &mut PgConn = self.server;
         let mut moved = false;
         if !conn.to_server.is_empty() || conn.stream.is_tls() {
-            moved = write(&mut conn.stream, &mut conn.to_server, &self.client.input, cx).map_err(|_| End::ServerGone)?;
+            moved =
+                write(&mut conn.stream, &mut conn.to_server, &self.client.input, cx).map_err(|_| End::ServerGone)?;
             if !conn.to_server.is_empty() {
                 return Ok(moved);
             }
@@ -205,11 +206,11 @@ impl Relay<'_> {
         let mut server = Server { exchange: &mut conn.exchange, cache: &mut conn.cache, out: &mut conn.to_server };
         let stop = self.client.ingress.process(&mut input, &mut self.client.names, &mut server, self.rules);
         self.taken = input.taken();
+        self.used |= self.taken > 0;
         self.client.shared.set_idle(None);
         if conn.to_server.is_empty() {
             self.client.input.consume(std::mem::take(&mut self.taken));
         }
-        self.used |= input.taken() > 0;
         self.stuck = if stop == Stop::More { self.client.input.len() - self.taken } else { 0 };
         if self.since.is_none() && !conn.exchange.is_quiet() {
             self.since = Some(*now.get_or_insert_with(Instant::now));
@@ -263,7 +264,9 @@ impl Relay<'_> {
             return Some(End::Fatal(SqlState::IDLE_SESSION_TIMEOUT, text));
         }
         if self.server.exchange.is_quiet() && self.server.poll_end(cx).is_ready() && self.server.claim_end() {
-            return gone("terminating connection: the pool was made smaller and this server was idle past timeouts.shrink");
+            return gone(
+                "terminating connection: the pool was made smaller and this server was idle past timeouts.shrink",
+            );
         }
         None
     }

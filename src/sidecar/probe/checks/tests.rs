@@ -1,8 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 
-const RULES: Rules =
-    Rules { interval: Duration::from_secs(5), timeout: Duration::from_secs(2), failure_threshold: 3 };
+const RULES: Rules = Rules { interval: Duration::from_secs(5), timeout: Duration::from_secs(2), failure_threshold: 3 };
 
 /// A clock of whole milliseconds from a fixed start.
 struct Clock(Instant);

@@ -1,0 +1,284 @@
+//! Wires the sidecar together and runs it until it is asked to end.
+//!
+//! The main thread is the first worker: it accepts and serves clients and owns the pools' upkeep. Further workers
+//! (`--workers`) accept and serve beside it. HTTP and the health probe have a thread of their own, so that a scrape
+//! never stands in a query's way.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::agent::Agent;
+use super::clients::signal;
+use super::database::Registered;
+use super::drain::drain;
+use super::front::{self, Desk};
+use super::gather::Sight;
+use super::http::{self, HttpState};
+use super::listen::Door;
+use super::listen::accept::accept;
+use super::listen::sockets::{BindError, Sockets};
+use super::options::Options;
+use super::probe::{self, FrontDoor, Token};
+use super::proxy::{self, Worker};
+use super::source::{self, Finding, Snapshot, Source, State};
+use crate::pg::auth::scram::Salt;
+use crate::shutdown::Shutdown;
+use crate::tls::TlsError;
+
+/// Descriptors beside those of clients and servers: listeners, HTTP, files.
+const OTHER_FILES: u64 = 512;
+
+/// Why the sidecar did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration is wrong; every finding was logged.
+    #[error("the configuration is not valid: {}", list(.0))]
+    Configuration(Vec<Finding>),
+    /// A listener could not be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The HTTP endpoints' address could not be bound.
+    #[error("cannot listen on {0} for HTTP: {1}; choose another address with --http")]
+    Http(SocketAddr, io::Error),
+    /// The certificate for clients can't be used.
+    #[error("listen.tls: {0}")]
+    Tls(#[from] TlsError),
+    /// Too few files may be open.
+    #[error(
+        "{needed} files must be able to be open for listen.maxClients and the pool, and the limit is {limit}: \
+         raise it (ulimit -n, LimitNOFILE=) or lower listen.maxClients"
+    )]
+    Files {
+        /// How many may be needed.
+        needed: u64,
+        /// The hard limit.
+        limit: u64,
+    },
+    /// The system refused something else.
+    #[error(transparent)]
+    System(#[from] io::Error),
+    /// No random bytes could be had.
+    #[error("no random bytes: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+fn list(findings: &[Finding]) -> String {
+    findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// Runs the sidecar until it has drained.
+///
+/// # Errors
+/// If it can't start; once it serves, nothing ends it but a signal.
+pub fn run(options: &Options) -> Result<(), RunError> {
+    let runtime = runtime()?;
+    runtime.block_on(serve(options))
+}
+
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
+async fn serve(options: &Options) -> Result<(), RunError> {
+    let source = source::start(options).map_err(RunError::Configuration)?;
+    let states = source.subscribe();
+    let snapshot = Arc::clone(&states.borrow().snapshot);
+    let workers = options.workers.get();
+    raise_files(&snapshot)?;
+
+    let shutdown = Shutdown::new();
+    tokio::spawn(shutdown.catch()?.run());
+    let (registered, token, salt) = (Arc::new(Registered::new()), Arc::new(Token::random()?), Salt::random()?);
+    let stop = CancellationToken::new();
+    let mut agent = Agent::new(Arc::clone(&registered), salt, workers, stop.clone());
+    snapshot.policies.iter().for_each(|policy| agent.apply(policy));
+    tokio::spawn(agent.run(states.clone()));
+
+    let (sockets, door_address) = bind(&snapshot)?;
+    let door = Arc::new(Door::new(front::rules(&snapshot)?, salt));
+    tokio::spawn(keep_rules(Arc::clone(&door), states.clone()));
+    tokio::spawn(send_idle_away(Arc::clone(&registered)));
+    tokio::spawn(reload(shutdown.clone(), source));
+
+    let sight = Sight {
+        registry: Arc::clone(&registered),
+        config: states.clone(),
+        shutdown: shutdown.clone(),
+        token: Arc::clone(&token),
+        listeners: OnceLock::new(),
+    };
+    let _ = sight.listeners.set(sockets.addresses());
+    let http = http_thread(options.http, sight, door_address, stop.clone())?;
+
+    let accepting = CancellationToken::new();
+    let crew = Crew { registered: Arc::clone(&registered), token, door, stop: accepting.clone() };
+    crew.serve(&sockets, 0)?;
+    let others = (1..workers).map(|number| crew.thread(&sockets, number, &stop)).collect::<io::Result<Vec<_>>>()?;
+    tracing::info!(listeners = ?sockets.addresses(), http = %options.http, "ready for clients");
+
+    shutdown.draining().cancelled().await;
+    let grace = states.borrow().snapshot.shutdown_grace;
+    drain(&registered, &shutdown, grace, &accepting).await;
+    stop.cancel();
+    // Their work is done; a thread that hangs must not keep the process.
+    drop(others);
+    let _ = tokio::time::timeout(Duration::from_secs(1), tokio::task::spawn_blocking(move || http.join())).await;
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// What all workers share.
+struct Crew {
+    registered: Arc<Registered>,
+    token: Arc<Token>,
+    door: Arc<Door>,
+    stop: CancellationToken,
+}
+
+impl Crew {
+    /// Accepts and serves clients on this thread's runtime.
+    fn serve(&self, sockets: &Sockets, number: usize) -> io::Result<()> {
+        let worker = Arc::new(Worker {
+            number,
+            buffers: proxy::buffer::Pool::default(),
+            registered: Arc::clone(&self.registered),
+            token: Arc::clone(&self.token),
+        });
+        let desk = Arc::new(Desk { registered: Arc::clone(&self.registered), worker: number });
+        for listener in sockets.listeners()? {
+            let worker = Arc::clone(&worker);
+            let serve = move |database, login| proxy::serve(Arc::clone(&worker), database, login);
+            tokio::spawn(accept(listener, Arc::clone(&self.door), Arc::clone(&desk), self.stop.clone(), serve));
+        }
+        Ok(())
+    }
+
+    /// Another worker, on a thread of its own.
+    fn thread(
+        &self,
+        sockets: &Sockets,
+        number: usize,
+        stop: &CancellationToken,
+    ) -> io::Result<std::thread::JoinHandle<()>> {
+        let runtime = runtime()?;
+        {
+            let _inside = runtime.enter();
+            self.serve(sockets, number)?;
+        }
+        let stop = stop.clone();
+        std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || runtime.block_on(stop.cancelled()))
+    }
+}
+
+/// Binds what the configuration names. A default directory for unix sockets that can't be had is no reason not to serve.
+fn bind(snapshot: &Snapshot) -> Result<(Sockets, FrontDoor), RunError> {
+    let listen = &snapshot.listen;
+    let mut sockets = Sockets::new();
+    let mut door = None;
+    if listen.port != 0 {
+        let address = SocketAddr::new(listen.address, listen.port);
+        sockets.bind_tcp(address)?;
+        door = Some(FrontDoor::Tcp(address));
+    }
+    if let Some(directory) = &listen.socket {
+        match sockets.bind_unix(directory) {
+            Ok(()) => door = Some(FrontDoor::Unix(directory.clone(), 6432)),
+            Err(error) if listen.socket_is_default && door.is_some() => {
+                tracing::warn!(%error, "no unix socket; name a directory that can be written in listen.socket");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let door =
+        door.ok_or_else(|| io::Error::other("listen.port is 0 and listen.socket is empty: nobody could connect"))?;
+    Ok((sockets, door))
+}
+
+/// Starts the thread of HTTP and the health probe.
+fn http_thread(
+    address: SocketAddr,
+    sight: Sight,
+    door: FrontDoor,
+    stop: CancellationToken,
+) -> Result<std::thread::JoinHandle<()>, RunError> {
+    let listener = TcpListener::bind(address).map_err(|error| RunError::Http(address, error))?;
+    listener.set_nonblocking(true)?;
+    let (registered, token) = (Arc::clone(&sight.registry), Arc::clone(&sight.token));
+    let state = Arc::new(HttpState { sight, runtime: Handle::current() });
+    let probing = stop.clone();
+    let thread = std::thread::Builder::new().name("http".into()).spawn(move || {
+        let prober = runtime().map(|runtime| {
+            std::thread::Builder::new()
+                .name("probe".into())
+                .spawn(move || runtime.block_on(probe::run(registered, door, token, probing)))
+        });
+        if let Err(error) | Ok(Err(error)) = prober {
+            tracing::error!(%error, "no health probe");
+        }
+        if let Err(error) = http::serve(listener, state, stop) {
+            tracing::error!(%error, "HTTP has ended");
+        }
+    })?;
+    Ok(thread)
+}
+
+/// Keeps the door's rules as the newest configuration has them.
+async fn keep_rules(door: Arc<Door>, mut states: watch::Receiver<State>) {
+    while states.changed().await.is_ok() {
+        let snapshot = Arc::clone(&states.borrow_and_update().snapshot);
+        match front::rules(&snapshot) {
+            Ok(rules) => door.set_rules(rules),
+            Err(error) => tracing::error!(%error, "the certificate for clients can't be used; the last good one stays"),
+        }
+    }
+}
+
+/// Ends clients that were idle for longer than `listen.idleTimeout`.
+async fn send_idle_away(registered: Arc<Registered>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let limits = registered.all();
+        let limit = |database: &str| {
+            let database = limits.iter().find(|known| known.alias == database)?;
+            database.settings().policy.listen.idle_timeout
+        };
+        if !limits.iter().any(|database| limit(&database.alias).is_some()) {
+            continue;
+        }
+        let now = Instant::now();
+        for client in registered.clients.all() {
+            let limit = limit(&client.database);
+            if client.idle_for(now).zip(limit).is_some_and(|(idle, limit)| idle > limit) {
+                client.signal(signal::IDLE);
+            }
+        }
+    }
+}
+
+/// SIGHUP reads everything anew. Owns the source: it lives as long as the process.
+async fn reload(shutdown: Shutdown, source: Source) {
+    loop {
+        shutdown.reload_asked().await;
+        source.reload();
+    }
+}
+
+/// Raises the limit of open files to what the configuration may need.
+fn raise_files(snapshot: &Snapshot) -> Result<(), RunError> {
+    let servers = snapshot.policies.iter().filter_map(|policy| policy.resolved.pool.limit());
+    let needed = OTHER_FILES + u64::from(snapshot.listen.max_clients) + servers.map(u64::from).sum::<u64>();
+    let (soft, hard) = rlimit::Resource::NOFILE.get()?;
+    if soft < needed {
+        if hard < needed {
+            return Err(RunError::Files { needed, limit: hard });
+        }
+        rlimit::Resource::NOFILE.set(needed, hard)?;
+    }
+    Ok(())
+}
