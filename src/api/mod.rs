@@ -1,6 +1,7 @@
 //! What a user writes: the `DbPoolPolicy`, and its one resolution into engine values.
 
 mod cel;
+pub mod document;
 pub mod duration;
 pub mod percent;
 pub mod resolve;

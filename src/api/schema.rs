@@ -4,6 +4,7 @@
 //! (and a misspelt field is a mistake, not an extension). So documents are walked as JSON values before they are typed.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use kube::{CustomResourceExt, Resource};
 use serde_json::{Map, Value, json};
@@ -70,9 +71,11 @@ fn tidy(value: &mut Value) {
     }
 }
 
-/// The schema of a whole document.
-pub fn document() -> Value {
-    crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take()
+/// The schema of a whole document: a constant, made at first use.
+pub fn document() -> &'static Value {
+    static SCHEMA: LazyLock<Value> =
+        LazyLock::new(|| crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take());
+    &SCHEMA
 }
 
 /// What a walk found.
@@ -88,7 +91,7 @@ pub struct Walked {
 /// Holds a document against the schema.
 pub fn walk(value: Value) -> Walked {
     let schema = document();
-    let mut walk = Walk { root: &schema, problems: Vec::new(), broken: Vec::new() };
+    let mut walk = Walk { root: schema, problems: Vec::new(), broken: Vec::new() };
     let Value::Object(mut object) = value else {
         let message = format!("is {}, not a DbPoolPolicy: write apiVersion, kind, metadata and spec", kind(&value));
         return Walked { problems: vec![Problem::new("", message)], repaired: Value::Null, broken: Vec::new() };

@@ -136,7 +136,6 @@ impl Rates {
         let rate = |(name, total): (String, u64)| {
             // A sidecar that was restarted counts from zero.
             let done = total.saturating_sub(*before.get(&name)?);
-            #[allow(clippy::cast_precision_loss)] // Far below 2^53 within a second.
             Some((name, done as f64 / seconds))
         };
         totals.into_iter().filter_map(rate).collect()

@@ -72,10 +72,9 @@ pub fn serve(listener: TcpListener, state: Arc<HttpState>, stop: CancellationTok
 
 /// Lets the kernel drop a connection whose peer acknowledges nothing or keeps its window closed.
 fn bound_stalls(connection: &dyn Any, _: &mut Extensions) {
-    if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
-        if let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(STALLED)) {
-            tracing::debug!(%error, "an HTTP connection without TCP_USER_TIMEOUT");
-        }
+    let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() else { return };
+    if let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(STALLED)) {
+        tracing::debug!(%error, "an HTTP connection without TCP_USER_TIMEOUT");
     }
 }
 

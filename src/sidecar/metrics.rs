@@ -172,7 +172,6 @@ fn policy(f: &mut Families<'_, '_>) -> fmt::Result {
             ])
         })
     })?;
-    #[allow(clippy::cast_precision_loss)] // Generations count edits.
     f.gauge("policy_generation", "The generation of the policy, where it has one.", None, |p| {
         p.generation.map(|generation| generation as f64)
     })?;
@@ -200,7 +199,6 @@ fn connections(f: &mut Families<'_, '_>) -> fmt::Result {
     f.gauge("pool_checked_out", "Connections lent or being opened, as SQLAlchemy counts.", None, |p| {
         Some(p.connections.checked_out.into())
     })?;
-    #[allow(clippy::cast_precision_loss)] // At most as many as file descriptors.
     f.gauge("pool_overflow", "Connections above the size.", None, |p| Some(p.connections.overflow.max(0) as f64))?;
     f.gauge("pool_waiting", "Requests that wait for a connection.", None, |p| Some(p.connections.waiting.into()))?;
     f.gauge(
@@ -265,7 +263,6 @@ fn totals(f: &mut Families<'_, '_>) -> fmt::Result {
 }
 
 fn traffic(f: &mut Families<'_, '_>) -> fmt::Result {
-    #[allow(clippy::cast_precision_loss)] // At most as many as file descriptors.
     f.gauge("clients", "Clients connected.", None, |p| Some(p.traffic.clients as f64))?;
     f.counter("client_logins", "Clients that logged in.", None, |p| p.traffic.logins)?;
     f.counter("queries", "Queries answered.", None, |p| p.traffic.queries)?;

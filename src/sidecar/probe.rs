@@ -194,39 +194,4 @@ fn report(database: &Database, before: Verdict, now: Instant) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_reply_is_kept_to_the_millisecond() {
-        let health = Health::default();
-        assert_eq!(health.last_heard(), None);
-        let at = |micros| health.origin + Duration::from_micros(micros);
-        health.heard(at(0));
-        assert_eq!(health.last_heard(), Some(at(0)));
-        health.heard(at(7_900));
-        assert_eq!(health.last_heard(), Some(at(7_000)));
-        health.heard(at(3_000));
-        assert_eq!(health.last_heard(), Some(at(7_000)), "another thread's older reply changes nothing");
-    }
-
-    #[test]
-    fn the_status_says_what_happened() {
-        let health = Health::default();
-        let rules = Rules { interval: Duration::from_secs(5), timeout: Duration::from_secs(2), failure_threshold: 1 };
-        let now = health.origin + Duration::from_secs(1);
-        assert!(!health.status(Readiness::Config, now).required);
-        assert_eq!(health.look(&rules, true, now), Step::Ask);
-        health.ended(&rules, Outcome::Failed("no route".into()), now);
-        let status = health.status(Readiness::Database, now);
-        assert_eq!((status.status, status.usable, status.required), (Verdict::Unhealthy, false, true));
-        assert_eq!(status.reason.as_deref(), Some("the health query failed once: no route"));
-        assert_eq!((status.consecutive_failures, status.looks["failed"]), (1, 1));
-        health.heard(now);
-        let later = now + Duration::from_secs(6);
-        assert_eq!(health.look(&rules, true, later), Step::Ask);
-        health.ended(&rules, Outcome::Answered, later);
-        let status = health.status(Readiness::Database, later + Duration::from_millis(500));
-        assert_eq!((status.status, status.last_success_seconds_ago), (Verdict::Healthy, Some(0.5)));
-    }
-}
+mod tests;

@@ -100,7 +100,7 @@ async fn serve(options: &Options) -> Result<(), RunError> {
     snapshot.policies.iter().for_each(|policy| agent.apply(policy));
     tokio::spawn(agent.run(states.clone()));
 
-    let (sockets, door_address) = bind(&snapshot)?;
+    let (sockets, addresses, front_door) = bind(&snapshot)?;
     let door = Arc::new(Door::new(front::rules(&snapshot)?, salt));
     tokio::spawn(keep_rules(Arc::clone(&door), states.clone()));
     tokio::spawn(send_idle_away(Arc::clone(&registered)));
@@ -113,14 +113,14 @@ async fn serve(options: &Options) -> Result<(), RunError> {
         token: Arc::clone(&token),
         listeners: OnceLock::new(),
     };
-    let _ = sight.listeners.set(sockets.addresses());
-    let http = http_thread(options.http, sight, door_address, stop.clone())?;
+    let _ = sight.listeners.set(addresses.clone());
+    let http = http_thread(options.http, sight, front_door, stop.clone())?;
 
     let accepting = CancellationToken::new();
     let crew = Crew { registered: Arc::clone(&registered), token, door, stop: accepting.clone() };
     crew.serve(&sockets, 0)?;
     let others = (1..workers).map(|number| crew.thread(&sockets, number, &stop)).collect::<io::Result<Vec<_>>>()?;
-    tracing::info!(listeners = ?sockets.addresses(), http = %options.http, "ready for clients");
+    tracing::info!(listeners = ?addresses, http = %options.http, "ready for clients");
 
     shutdown.draining().cancelled().await;
     let grace = states.borrow().snapshot.shutdown_grace;
@@ -177,18 +177,22 @@ impl Crew {
 }
 
 /// Binds what the configuration names. A default directory for unix sockets that can't be had is no reason not to serve.
-fn bind(snapshot: &Snapshot) -> Result<(Sockets, FrontDoor), RunError> {
+fn bind(snapshot: &Snapshot) -> Result<(Sockets, Vec<String>, FrontDoor), RunError> {
     let listen = &snapshot.listen;
     let mut sockets = Sockets::new();
-    let mut door = None;
+    let (mut addresses, mut door) = (Vec::new(), None);
     if listen.port != 0 {
         let address = SocketAddr::new(listen.address, listen.port);
         sockets.bind_tcp(address)?;
+        addresses.push(address.to_string());
         door = Some(FrontDoor::Tcp(address));
     }
     if let Some(directory) = &listen.socket {
         match sockets.bind_unix(directory) {
-            Ok(()) => door = Some(FrontDoor::Unix(directory.clone(), 6432)),
+            Ok(()) => {
+                addresses.push(directory.display().to_string());
+                door = Some(FrontDoor::Unix(directory.clone(), 6432));
+            }
             Err(error) if listen.socket_is_default && door.is_some() => {
                 tracing::warn!(%error, "no unix socket; name a directory that can be written in listen.socket");
             }
@@ -197,7 +201,7 @@ fn bind(snapshot: &Snapshot) -> Result<(Sockets, FrontDoor), RunError> {
     }
     let door =
         door.ok_or_else(|| io::Error::other("listen.port is 0 and listen.socket is empty: nobody could connect"))?;
-    Ok((sockets, door))
+    Ok((sockets, addresses, door))
 }
 
 /// Starts the thread of HTTP and the health probe.

@@ -225,7 +225,6 @@ impl Times {
     /// From the counts of all buckets and the sum in microseconds.
     pub fn new(buckets: Vec<u64>, sum_us: u64) -> Self {
         let count = buckets.iter().sum();
-        #[allow(clippy::cast_precision_loss)] // 2^53 µs are 285 years.
         let sum_seconds = sum_us as f64 / 1e6;
         let mut times = Self { count, sum_seconds, p50_seconds: None, p99_seconds: None, buckets };
         times.p50_seconds = times.percentile(50);

@@ -12,6 +12,7 @@ pub mod certs;
 pub mod connect;
 pub mod fe;
 pub mod hostile;
+pub mod load;
 pub mod login;
 pub mod message;
 pub mod pg;
@@ -22,6 +23,7 @@ pub mod socket;
 pub mod wire;
 
 pub use bed::Bed;
+pub use load::Load;
 pub use pg::{Options, Postgres};
 pub use policy::Policy;
 pub use sidecar::{Launch, Sidecar};

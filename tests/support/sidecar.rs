@@ -181,6 +181,7 @@ pub struct Launch {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     hosts: Option<PathBuf>,
+    folder: bool,
 }
 
 impl Launch {
@@ -194,7 +195,7 @@ impl Launch {
         write_secret(dir.path(), SECRET, pg::USER, pg::PASSWORD);
         let sockets = dir.path().join("s").display().to_string();
         let policy = policy.clone().set("listen.port", port).set("listen.socket", sockets);
-        Self { dir, policy, port, http, arguments: vec![], environment: vec![], hosts: None }
+        Self { dir, policy, port, http, arguments: vec![], environment: vec![], hosts: None, folder: false }
     }
 
     /// One more Secret, with the certificate files.
@@ -232,6 +233,18 @@ impl Launch {
         self
     }
 
+    /// With the policy's folder as `--policy`, instead of the one file.
+    pub fn folder(mut self) -> Self {
+        self.folder = true;
+        self
+    }
+
+    /// One more policy in the folder, with the same listeners.
+    pub fn add(&mut self, file: &str, policy: &Policy) {
+        let listen = self.policy.get("listen").clone();
+        fs::write(self.dir.path().join("policy").join(file), policy.clone().set("listen", listen).yaml()).unwrap();
+    }
+
     /// Starts it and waits until its listeners are bound.
     pub fn start(self) -> Sidecar {
         let file = self.dir.path().join("policy/policy.yaml");
@@ -243,7 +256,8 @@ impl Launch {
             let script = format!("mount --bind {} /etc/hosts && exec \"$0\" \"$@\"", hosts.display());
             command.arg(if process::is_root() { "--mount" } else { "-rm" }).args(["sh", "-c", &script]).arg(binary());
         }
-        command.arg("sidecar").arg("--policy").arg(&file).arg("--secrets-dir").arg(self.dir.path().join("secrets"));
+        let given = if self.folder { file.parent().unwrap() } else { &file };
+        command.arg("sidecar").arg("--policy").arg(given).arg("--secrets-dir").arg(self.dir.path().join("secrets"));
         command.args(["--http", &format!("127.0.0.1:{}", self.http)]).args(&self.arguments);
         command.env("RUST_BACKTRACE", "1").envs(self.environment);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);

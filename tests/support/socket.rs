@@ -48,6 +48,15 @@ impl Socket {
         }
     }
 
+    /// Bounds every later write.
+    pub fn set_write_timeout(&self, timeout: Duration) {
+        match self {
+            Self::Tcp(stream) => stream.set_write_timeout(Some(timeout)).unwrap(),
+            Self::Unix(stream) => stream.set_write_timeout(Some(timeout)).unwrap(),
+            Self::Tls(stream) => stream.sock.set_write_timeout(Some(timeout)).unwrap(),
+        }
+    }
+
     /// A second handle, for writing in another thread. Not for TLS.
     pub fn try_clone(&self) -> Self {
         match self {

@@ -17,7 +17,10 @@ pub fn render(status: &Status, watched: Option<(HashMap<String, f64>, usize)>) -
             line(&mut out, &format!("{}: {note}", pool.database));
         }
         if pool.orphaned {
-            line(&mut out, &format!("{}: its policy's file is gone; it serves on until the sidecar ends", pool.database));
+            line(
+                &mut out,
+                &format!("{}: its policy's file is gone; it serves on until the sidecar ends", pool.database),
+            );
         }
     }
     if let Some(rejection) = &status.rejection {
@@ -48,13 +51,16 @@ fn head(status: &Status) -> String {
         Some(reason) => format!("not ready: {reason}"),
     };
     let mut out = String::new();
-    line(&mut out, &format!(
-        "Poolkeeper {} ({}), up {}, {state}, on {}",
-        status.version,
-        status.commit,
-        duration(status.uptime_seconds),
-        if status.listeners.is_empty() { "no listener yet".to_owned() } else { status.listeners.join(" and ") },
-    ));
+    line(
+        &mut out,
+        &format!(
+            "Poolkeeper {} ({}), up {}, {state}, on {}",
+            status.version,
+            status.commit,
+            duration(status.uptime_seconds),
+            if status.listeners.is_empty() { "no listener yet".to_owned() } else { status.listeners.join(" and ") },
+        ),
+    );
     line(&mut out, &format!("Configurations: {} applied, {} refused", status.reloads.applied, status.reloads.rejected));
     out
 }
@@ -104,8 +110,16 @@ fn clients(clients: &[Client], most: usize) -> String {
         _ => 3,
     };
     shown.sort_by_key(|client| (busy(client), client.pid));
-    let mut table =
-        Table::new(&["CLIENT", "DATABASE", "APPLICATION", "FROM", "ACTIVITY", "CONNECTED", "PINNED BY", "TRANSACTIONS"]);
+    let mut table = Table::new(&[
+        "CLIENT",
+        "DATABASE",
+        "APPLICATION",
+        "FROM",
+        "ACTIVITY",
+        "CONNECTED",
+        "PINNED BY",
+        "TRANSACTIONS",
+    ]);
     for client in shown.iter().take(most) {
         table.row(&[
             client.pid.to_string(),
@@ -127,7 +141,6 @@ fn clients(clients: &[Client], most: usize) -> String {
 
 /// Short, to about two digits: `250us`, `5ms`, `12.0s`, `3m20s`, `5h07m`, `9d04h`.
 fn duration(seconds: f64) -> String {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Saturates; a clock is not negative.
     let whole = seconds as u64;
     match seconds {
         s if s < 0.001 => format!("{:.0}us", s * 1e6),

@@ -4,6 +4,7 @@ use serde_json::json;
 use super::*;
 use crate::api::resolve::{Resolved, resolve_value};
 use crate::pg::auth::Secret;
+use crate::pg::auth::scram::Salt;
 use crate::sidecar::clients::{Activity, NewClient};
 use crate::sidecar::database::Settings;
 use crate::sidecar::source::{Credentials, Finding, Policy, Snapshot};
@@ -13,13 +14,18 @@ pub const PASSWORD: &str = "hunter2-hunter2";
 
 /// A policy with the preset's values.
 pub fn policy(name: &str, readiness: &str) -> Arc<Resolved> {
+    policy_with(name, json!({ "readiness": readiness }))
+}
+
+/// The same with these fields of `spec.health`.
+pub fn policy_with(name: &str, health: serde_json::Value) -> Arc<Resolved> {
     let value = json!({
         "apiVersion": "poolkeeper.dev/v1alpha1",
         "kind": "DbPoolPolicy",
         "metadata": { "name": name },
         "spec": {
             "database": { "host": "127.0.0.1", "name": name, "credentials": { "secretName": "db" }, "tls": { "mode": "Disable" } },
-            "health": { "readiness": readiness },
+            "health": health,
         },
     });
     Arc::new(resolve_value(value).unwrap())
@@ -58,7 +64,7 @@ impl Fixture {
         let registry = Arc::new(Registered::new());
         for policy in policies {
             let (policy, credentials) = (Arc::clone(policy), Arc::new(credentials()));
-            let settings = Settings::new(policy, credentials, Default::default(), 1, None).unwrap();
+            let settings = Settings::new(policy, credentials, Salt::random().unwrap(), 1, None).unwrap();
             registry.add(Arc::new(Database::new(settings, 2)));
         }
         let (sender, config) = watch::channel(state(policies));

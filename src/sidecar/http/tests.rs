@@ -109,12 +109,16 @@ async fn only_get_and_head_of_known_paths() {
 /// Over a real socket: the server answers, HEAD has no body, an incomplete request is ended, and it stops.
 #[test]
 fn serves_and_stops() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     let sight = Fixture::new(&[policy("orders", "Config")]).sight;
     let state = Arc::new(HttpState { sight, runtime: runtime.handle().clone() });
+    let worker = std::thread::spawn({
+        let stop = stop.clone();
+        move || runtime.block_on(stop.cancelled())
+    });
     let server = std::thread::spawn({
         let stop = stop.clone();
         move || serve(listener, state, stop)
@@ -138,5 +142,6 @@ fn serves_and_stops() {
     assert!(begun.elapsed() >= HEAD - Duration::from_millis(100), "ended by its limit");
     stop.cancel();
     server.join().unwrap().unwrap();
+    worker.join().unwrap();
     assert!(TcpStream::connect(address).is_err());
 }

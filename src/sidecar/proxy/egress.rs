@@ -20,6 +20,8 @@ pub struct Egress {
     forward: bool,
     /// The server has said that it ends this connection (severity FATAL or PANIC).
     pub fatal: bool,
+    /// It ended for a reason of this session only, such as a timeout: nothing follows for other servers.
+    pub own_fault: bool,
     /// The server said 25006: it may have become a standby (wire-cases 77).
     pub read_only: bool,
 }
@@ -138,7 +140,11 @@ impl Egress {
             b'E' => {
                 sides.stats.server_errors.inc();
                 if let Some(fields) = ErrorFields::parse(body) {
-                    self.fatal |= matches!(&*fields.severity, "FATAL" | "PANIC");
+                    if matches!(&*fields.severity, "FATAL" | "PANIC") {
+                        self.fatal = true;
+                        // 57P01 to 57P03: the server stops, has crashed, is starting.
+                        self.own_fault = !fields.code.starts_with("57P0") || &*fields.code == "57P05";
+                    }
                     self.read_only |= &*fields.code == "25006";
                 }
             }

@@ -44,7 +44,9 @@ pub fn after(
     match end {
         End::ServerGone => {
             // SQLAlchemy's rule: a statement that met a disconnect makes every older connection suspect.
-            database.pool.invalidate();
+            if !lease.egress.own_fault {
+                database.pool.invalidate();
+            }
             return lease.discard(CloseReason::Disconnected);
         }
         End::OutOfStep(_) => return lease.discard(CloseReason::Protocol),
