@@ -118,7 +118,8 @@ class Bench:
             finally:
                 pooler.stop()
             grown, shrunk = self.results.reload[kind.name]
-            note(f"{kind.name}: grow {report.times_text(grown)}; shrink {report.times_text(shrunk)}")
+            texts = [report.times_text([effect.saved for effect in effects]) for effects in (grown, shrunk)]
+            note(f"{kind.name}, from the rename: grow {texts[0]}; shrink {texts[1]}")
 
     def run(self):
         self.pgbench_cells()
