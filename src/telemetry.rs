@@ -42,7 +42,8 @@ pub enum Error {
     Twice,
 }
 
-/// Sets up logging for the process. `level` is a level or a filter of directives; without it RUST_LOG holds, then `info`.
+/// Sets up logging for the process. `level` is a level, or directives (`warn,poolkeeper=debug`); without it RUST_LOG
+/// holds, then `info`.
 ///
 /// # Errors
 /// When the filter cannot be read, or logging is set up already.
@@ -67,8 +68,13 @@ fn human(format: LogFormat, terminal: bool) -> bool {
     }
 }
 
+/// A bare level is Poolkeeper's own; its libraries speak from `warn` on unless directives name them.
 fn filter(text: Option<String>) -> Result<EnvFilter, Error> {
-    let filter = text.filter(|text| !text.trim().is_empty()).unwrap_or_else(|| "info".to_owned());
+    let text = text.filter(|text| !text.trim().is_empty()).unwrap_or_else(|| "info".to_owned());
+    let filter = match text.trim().parse::<Level>() {
+        Ok(level) if level > Level::WARN => format!("warn,poolkeeper={level}"),
+        _ => text,
+    };
     EnvFilter::try_new(&filter).map_err(|source| Error::Filter { filter, source })
 }
 
@@ -272,7 +278,9 @@ mod tests {
     fn formats_and_filters() {
         assert!(human(LogFormat::Auto, true) && !human(LogFormat::Auto, false));
         assert!(human(LogFormat::Human, false) && !human(LogFormat::Json, true));
-        assert_eq!(filter(None).unwrap().to_string(), "info");
+        assert_eq!(filter(None).unwrap().to_string(), "poolkeeper=info,warn");
+        assert_eq!(filter(Some("DEBUG".into())).unwrap().to_string(), "poolkeeper=debug,warn");
+        assert_eq!(filter(Some("error".into())).unwrap().to_string(), "error");
         assert_eq!(filter(Some("warn,poolkeeper=debug".into())).unwrap().to_string(), "poolkeeper=debug,warn");
         let error = filter(Some("poolkeeper=loud".into())).unwrap_err().to_string();
         assert!(error.contains("poolkeeper=loud"), "{error}");

@@ -309,14 +309,17 @@ fn wrong(schema: &Value, value: &Value) -> Option<String> {
 }
 
 fn wrong_type(schema: &Value, want: &str, value: &Value) -> String {
-    let is = format!("is {}", kind(value));
+    let is = match value {
+        Value::String(_) => format!("{} is a text", shown(value)),
+        Value::Number(_) | Value::Bool(_) => format!("{value} is {}", kind(value)),
+        _ => format!("is {}", kind(value)),
+    };
     match (want, value) {
         ("string", Value::Number(number)) if schema["pattern"] == duration::PATTERN => {
             format!("{is}: write a duration with its unit, as {number}s")
         }
         ("string", Value::Number(number)) if schema["pattern"] == percent::PATTERN => format!("{is}: write {number}%"),
-        ("string", Value::Number(number)) => format!("{is}: put it in quotes, \"{number}\""),
-        ("string", Value::Bool(value)) => format!("{is}: put it in quotes, \"{value}\""),
+        ("string", Value::Number(_) | Value::Bool(_)) => format!("{is}: put it in quotes, \"{value}\""),
         ("string", _) => format!("{is}: write a text"),
         ("integer", Value::String(text)) if text.parse::<i64>().is_ok() => format!("{is}: write {text} without quotes"),
         ("integer", _) => format!("{is}: write a whole number"),
@@ -353,7 +356,7 @@ fn shown(value: &Value) -> String {
 fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "nothing",
-        Value::Bool(_) => "true or false",
+        Value::Bool(_) => "a yes or no",
         Value::Number(number) if number.is_f64() => "a fraction",
         Value::Number(_) => "a number",
         Value::String(_) => "a text",

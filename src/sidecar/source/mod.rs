@@ -26,6 +26,7 @@ use self::environment::Environment;
 use self::inputs::Inputs;
 use self::loader::Loader;
 use self::watch::{Signal, Targets, Watch};
+use super::options::Options;
 use crate::api::resolve::{Listen, Problem, Resolved};
 use crate::pg::auth::Secret;
 
@@ -157,6 +158,14 @@ impl std::fmt::Display for Finding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.file, self.problem)
     }
+}
+
+/// Reads the first configuration as the options and the environment have it, and starts to watch.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn start(options: &Options) -> Result<Source, Vec<Finding>> {
+    Source::open(options.policy.clone(), options.secrets_dir.clone(), Environment::read())
 }
 
 /// The configuration, kept up to date by a thread of its own; ends when dropped.
