@@ -34,7 +34,8 @@ pub fn read(text: &str) -> Vec<Document> {
             Ok(Yaml::Null) => continue,
             Ok(yaml) => resolve_yaml(yaml),
             Err(error) => {
-                documents.push(Document { number, policy: Err(vec![Problem::new("", format!("is no YAML: {error}"))]) });
+                documents
+                    .push(Document { number, policy: Err(vec![Problem::new("", format!("is no YAML: {error}"))]) });
                 break;
             }
         };
@@ -144,7 +145,10 @@ mod tests {
     #[test]
     fn what_json_cannot_say_is_refused() {
         assert_eq!(problems(&format!("{POLICY}1: x")), ["has a key that is no text: put it in quotes"]);
-        assert_eq!(problems(&POLICY.replace("host: h", "host: !t h"))[0], "spec.database.host: has the tag !t: leave it out");
+        assert_eq!(
+            problems(&POLICY.replace("host: h", "host: !t h"))[0],
+            "spec.database.host: has the tag !t: leave it out"
+        );
         let nan = POLICY.replace("name: d }", "name: d }, pool: { size: .nan, maxOverflow: .inf }");
         assert_eq!(problems(&nan).len(), 2, "{:?}", problems(&nan));
     }

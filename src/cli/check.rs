@@ -140,18 +140,14 @@ impl Report {
     }
 
     fn json(&self, resolved: bool) -> String {
-        let problem = |finding: &Finding| {
-            json!({ "file": finding.file, "path": finding.problem.path, "message": finding.problem.message })
-        };
+        let problem = |finding: &Finding| json!({ "file": finding.file, "path": finding.problem.path, "message": finding.problem.message });
         let mut value = json!({
             "policies": self.policies.len(),
             "problems": self.findings.iter().map(problem).collect::<Value>(),
             "unreadable": self.unreadable,
         });
         if resolved {
-            let policy = |(file, policy): &(String, Resolved)| {
-                json!({ "file": file, "revision": policy.revision, "policy": document(policy) })
-            };
+            let policy = |(file, policy): &(String, Resolved)| json!({ "file": file, "revision": policy.revision, "policy": document(policy) });
             value["resolved"] = self.policies.iter().map(policy).collect();
         }
         format!("{value:#}\n")

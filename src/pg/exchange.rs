@@ -35,6 +35,8 @@ pub enum Expect {
     Close,
     /// Nothing from the server: Poolkeeper answers with this message (its tag; it has no body).
     Own(u8),
+    /// Nothing at all: here the client ended the data of a COPY that the server has not begun yet.
+    CopyEnd,
 }
 
 /// What else happens when an answer arrives.
@@ -126,6 +128,12 @@ impl Exchange {
         self.status == b'I' && self.is_quiet()
     }
 
+    /// A ReadyForQuery is owed, and comes even if the client sends nothing more.
+    pub fn owes_ready(&self) -> bool {
+        self.copy != Copy::In
+            && self.owed.iter().any(|owed| matches!(owed.expect, Expect::Query | Expect::Function | Expect::Sync))
+    }
+
     /// The server skips all messages up to a Sync: they need not be sent.
     pub fn is_skipping(&self) -> bool {
         self.failed
@@ -210,6 +218,9 @@ impl Exchange {
     pub fn copy_ended(&mut self) {
         if self.copy == Copy::In {
             self.copy = Copy::Ended;
+        } else if !self.owed.is_empty() {
+            // Sent ahead of CopyInResponse: what follows is no part of the COPY (wire-cases 40).
+            self.owed.push_back(Owed { expect: Expect::CopyEnd, also: Also::default() });
         }
     }
 
@@ -294,6 +305,10 @@ impl Exchange {
 
     fn answered(&mut self, names: &mut Names, cache: &mut Cache) -> Verdict {
         let Some(owed) = self.owed.pop_front() else { return Verdict::Forward };
+        while let Some(Owed { expect: Expect::CopyEnd, .. }) = self.owed.front() {
+            // Nothing was copied: the server ignores it.
+            self.owed.pop_front();
+        }
         if owed.also.names {
             names.apply();
         }
@@ -332,7 +347,6 @@ impl Exchange {
             return;
         }
         let mut skipped = false;
-        self.batch |= !self.owed.is_empty();
         while let Some(owed) = self.owed.front() {
             if owed.expect == Expect::Sync {
                 return;
@@ -350,17 +364,26 @@ impl Exchange {
             }
             skipped = true;
         }
+        self.batch |= skipped;
         self.failed = self.batch;
     }
 
     fn copy_starts(&mut self) {
         self.copy = Copy::In;
-        // Syncs sent before the client could know of the COPY are ignored by the server (wire-cases 40).
+        // Syncs sent before the client could know of the COPY are ignored by the server (wire-cases 40), up to where
+        // the client has ended its data, if it has.
+        let ended = self.owed.iter().position(|owed| owed.expect == Expect::CopyEnd);
+        let mut behind = self.owed.split_off(ended.unwrap_or(self.owed.len()));
         let before = self.owed.len();
         self.owed.retain(|owed| owed.expect != Expect::Sync);
         let ignored = before - self.owed.len();
+        if behind.pop_front().is_some() {
+            self.copy = Copy::Ended;
+        }
         self.maybe += u32::try_from(ignored).unwrap_or(u32::MAX);
-        self.batch |= ignored > 0 && matches!(self.owed.front(), Some(Owed { expect: Expect::Execute, .. }));
+        let synced = behind.iter().any(|owed| owed.expect == Expect::Sync);
+        self.batch |= ignored > 0 && !synced && matches!(self.owed.front(), Some(Owed { expect: Expect::Execute, .. }));
+        self.owed.append(&mut behind);
     }
 
     fn copy_completes(&mut self) {

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use super::backend::Backend;
 use super::engine::{ConnId, Event, RequestId};
-use super::handle::{Shared, Wait};
+use super::handle::Shared;
 use super::reason::{CloseReason, Refusal};
+use super::state::Wait;
 
 /// Why a checkout got no connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use super::backend::{Backend, CloseOutcome, PingError};
 use super::checkout::CheckoutError;
 use super::engine::{ConnId, Event, RequestId};
-use super::handle::{After, Shared, Wait, clock};
+use super::handle::{Shared, clock};
 use super::reason::CloseReason;
+use super::state::{After, Wait};
 
 /// A task to be started.
 pub(super) enum Job<B: Backend> {

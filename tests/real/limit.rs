@@ -50,9 +50,10 @@ fn postgresql_never_says_too_many_connections() {
         .set("pool.size", LIMIT - 3)
         .set("pool.maxOverflow", 3)
         .set("pool.recycle", "1s")
-        .set("pool.recycleJitter", 20)
+        .set("pool.recycleJitter", "20%")
         .set("pool.idleTimeout", "1s")
-        .set("health.interval", "1s");
+        .set("health.interval", "1s")
+        .set("health.timeout", "1s");
     let mut sidecar = Sidecar::start(&policy);
     let load = Load::start(&sidecar.connect(), 16);
     let stop = AtomicBool::new(false);

@@ -213,9 +213,15 @@ impl<K: Clone + Eq> Engine<K> {
         if !self.pending.is_empty() {
             self.pump(now, fx);
         }
-        if super::count(self.idle.len()) > self.kept && self.idle.back() == Some(&Some(conn)) {
-            let place = self.surplus_place();
-            self.close_idle(place, CloseReason::Surplus, false, fx);
+        if super::count(self.idle.len()) > self.kept {
+            match self.idle.iter().position(Option::is_none).filter(|_| self.idle.back() != Some(&Some(conn))) {
+                // It was closed for another key: its slot is one too many, as a record not made it serves as well.
+                Some(place) => {
+                    self.idle.remove(place);
+                    self.empty -= 1;
+                }
+                None => self.close_idle(self.surplus_place(), CloseReason::Surplus, false, fx),
+            }
         }
         if let Some(timeout) = self.config.settings().idle_timeout {
             self.arm(now + timeout);

@@ -186,10 +186,11 @@ impl<K: Clone + Eq> Engine<K> {
         unopened
     }
 
-    /// Tells those whose time is over, except those for whom an opening is under way: the timeout bounds the
-    /// wait in line, not the connecting.
+    /// Tells those whose time is over, except those for whom an opening is under way, or begins once a closing
+    /// connection has ended: the timeout bounds the wait in line, not the connecting.
     pub(super) fn expire(&mut self, now: Instant, fx: &mut Effects<K>) {
         self.pass += 1;
+        let mut slots = self.slots();
         let mut next = self.pending.first();
         while let Some(request) = next {
             next = self.pending.after(request);
@@ -197,6 +198,8 @@ impl<K: Clone + Eq> Engine<K> {
             let (deadline, timeout) = (pending.deadline, pending.timeout);
             if let Some(conn) = self.find_opening(&pending.key, now) {
                 self.claim_opening(conn);
+            } else if slots > 0 {
+                slots -= 1;
             } else if deadline <= now {
                 self.pending.remove(request);
                 self.totals.timeouts += 1;
@@ -204,5 +207,35 @@ impl<K: Clone + Eq> Engine<K> {
                 fx.push_back(Effect::Fail { request, why: Refusal::Timeout { size, overflow, timeout } });
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl<K: Clone + Eq> Engine<K> {
+    /// What must hold between events; see the module's head.
+    pub fn check_line(&self, now: Instant) {
+        let mut openings: Vec<_> = self.openings.clone();
+        let mut slots = self.slots();
+        let mut next = self.pending.first();
+        while let Some(pending) = next.and_then(|request| self.pending.get(request)) {
+            next = next.and_then(|request| self.pending.after(request));
+            assert!(self.find_usable(&pending.key, now).is_none(), "one waits while a usable connection is idle");
+            let opening = openings.iter().position(|conn| {
+                self.server(*conn).is_some_and(|server| server.key == pending.key && !server.is_retired(now))
+            });
+            if let Some(opening) = opening {
+                openings.remove(opening);
+            } else if slots > 0 {
+                slots -= 1;
+                assert!(self.physical() >= self.limit, "one waits while a slot is free");
+            } else {
+                assert_eq!(self.idle_live(), 0, "one waits while a connection could make room");
+            }
+        }
+    }
+
+    /// Slots in which something may be opened.
+    pub fn slots_left(&self) -> u32 {
+        self.slots()
     }
 }

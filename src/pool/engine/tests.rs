@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::pool::config::Settings;
+use crate::pool::reason::Refusal;
 
 /// An engine whose effects the test carries out by hand, on a clock of its own.
 struct Bench {

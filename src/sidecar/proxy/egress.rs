@@ -60,6 +60,11 @@ impl Egress {
         self.pass == 0 && input.is_empty()
     }
 
+    /// Whether all that was read is on its way to the client, and no message is cut in two.
+    pub fn has_looked_at_all(&self, input: &Buffer) -> bool {
+        self.pass == 0 && self.looked == input.len()
+    }
+
     /// The bytes that were looked at have been written or dropped.
     pub fn wrote(&mut self, input: &mut Buffer) {
         input.consume(self.looked);

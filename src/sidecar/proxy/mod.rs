@@ -11,6 +11,9 @@ pub mod give_back;
 pub mod ingress;
 pub mod relay;
 
+#[cfg(test)]
+mod tests;
+
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,12 +27,13 @@ use super::clients::{Activity, Clients, NewClient, signal};
 use super::database::{Database, Registered, Settings, Welcome};
 use super::listen::Login;
 use super::probe::{SATURATED, Token};
+use super::stats;
 use crate::api::resolve::Mode;
 use crate::pg::connect::ConnectError;
 use crate::pg::error::SqlState;
 use crate::pg::message::{self, Severity};
 use crate::pg::startup::StartupSet;
-use crate::pool::{CheckoutError, Lease};
+use crate::pool::{Backend, CheckoutError, Lease};
 
 use super::backend::PgBackend;
 
@@ -83,7 +87,7 @@ pub async fn serve(worker: Arc<Worker>, database: Arc<Database>, login: Login) {
 async fn probe(worker: Arc<Worker>, database: Arc<Database>, login: Login) {
     let Some(mut serving) = Serving::new(worker, database, login) else { return };
     serving.mode = Mode::Session;
-    let lease = match serving.database.pool.probe(serving.set.clone()) {
+    let lease = match serving.database.pool.probe(serving.database.backend.default_key()) {
         Some(checkout) => checkout.await.map_err(|error| describe(&error)),
         None => Err((SqlState::TOO_MANY_CONNECTIONS, SATURATED.to_owned())),
     };
@@ -92,7 +96,9 @@ async fn probe(worker: Arc<Worker>, database: Arc<Database>, login: Login) {
             let parameters = encode(&lease.parameters);
             serving.begin(&parameters);
             if poll_fn(|cx| serving.client.poll_say(cx)).await.is_ok() {
-                serving.relay(&mut lease).await;
+                // Neither its traffic nor what it hears is anybody's: an error is an answer, but not of a healthy database.
+                let uncounted = stats::Worker::default();
+                serving.relay(&mut lease, Some(&uncounted)).await;
             }
             give_back::probed(lease);
         }
@@ -115,7 +121,7 @@ impl Drop for Gone {
 }
 
 impl Serving {
-    fn stats(&self) -> &super::stats::Worker {
+    fn stats(&self) -> &stats::Worker {
         &self.database.workers[self.worker.number]
     }
 
@@ -243,12 +249,16 @@ impl Serving {
         self.client.shared.hold(cancel);
         lease.cache.set_limit(self.settings.policy.prepared_statements as usize);
         let checked_out = Instant::now();
-        let end = self.relay(&mut lease).await;
+        let end = self.relay(&mut lease, None).await;
         // From here on a cancel request of this client must not reach the server.
         self.client.shared.release();
         self.stats().transaction_time.observe(checked_out.elapsed());
         if let End::Free = end {
             self.client.shared.set_activity(Activity::Idle);
+            let unwritten = lease.take_unwritten();
+            if !unwritten.is_empty() {
+                self.client.say(|out| out.extend_from_slice(&unwritten));
+            }
             give_back::free(&self.database, lease);
             return true;
         }
@@ -256,26 +266,27 @@ impl Serving {
         false
     }
 
-    /// Moves bytes until client and server part.
-    async fn relay(&mut self, lease: &mut Lease<PgBackend>) -> End {
+    /// Moves bytes until client and server part; counted elsewhere, it proves nobody's health.
+    async fn relay(&mut self, lease: &mut Lease<PgBackend>, elsewhere: Option<&stats::Worker>) -> End {
         let policy = &self.settings.policy;
         let rules = Rules {
             mode: self.mode,
             shares_statements: policy.prepared_statements > 0,
             max_buffered: policy.listen.max_buffered,
             statements: &self.database.statements,
-            stats: &self.database.workers[self.worker.number],
+            stats: elsewhere.unwrap_or(&self.database.workers[self.worker.number]),
         };
         let mut relay = Relay {
             client: &mut self.client,
             server: lease,
             rules,
             buffers: &self.worker.buffers,
-            health: &self.database.health,
+            health: elsewhere.is_none().then_some(&self.database.health),
             since: None,
             taken: 0,
             used: false,
             stuck: 0,
+            leaving: false,
         };
         poll_fn(|cx| relay.poll(cx)).await
     }
@@ -343,6 +354,7 @@ impl Serving {
     /// Completes the login: tells the client about the sessions it will use, its cancel key, and that it may begin.
     async fn welcome(worker: Arc<Worker>, database: Arc<Database>, login: Login) -> Option<Self> {
         let mut serving = Self::new(worker, database, login)?;
+        serving.database.backend.note(&serving.set);
         let welcome = serving.parameters().await?;
         serving.begin(&welcome.parameters);
         Some(serving)

@@ -205,7 +205,7 @@ mod tests {
         let pool = resolved.pool.settings();
         let secs = std::time::Duration::from_secs;
         assert_eq!((pool.size, pool.max_overflow), (20, Some(10)));
-        assert_eq!((pool.recycle, pool.acquire, pool.connect), (Some(secs(3600)), secs(30), secs(10)));
+        assert_eq!((pool.recycle, pool.acquire, resolved.timeouts.connect), (Some(secs(3600)), secs(30), secs(10)));
         assert_eq!((resolved.timeouts.statement, pool.pre_ping), (Some(secs(30)), true));
         assert_eq!((resolved.name.as_str(), resolved.database.alias.as_str()), ("orders", "orders"));
         assert_eq!((resolved.database.tls, resolved.credentials), (TlsMode::Prefer, CredentialsSource::Environment));
@@ -226,7 +226,7 @@ mod tests {
         let pool = resolved.pool.settings();
         let secs = std::time::Duration::from_secs;
         assert_eq!((pool.size, pool.max_overflow, pool.recycle), (7, None, Some(secs(90))));
-        assert_eq!((pool.acquire.as_millis(), pool.connect), (2500, secs(3)));
+        assert_eq!((pool.acquire.as_millis(), resolved.timeouts.connect), (2500, secs(3)));
         assert_eq!((resolved.database.host.as_str(), resolved.database.port), ("db.shop", 5433));
         assert_eq!((resolved.name.as_str(), resolved.database.tls), ("my_db", TlsMode::VerifyFull));
     }

@@ -64,10 +64,8 @@ pub fn is_policy_file(file: &Path) -> bool {
 /// # Errors
 /// Everything that is wrong in any of the files.
 pub fn policies(path: &Path) -> Result<Vec<(String, Resolved)>, Vec<Finding>> {
-    let finding = |file: &Path, message: String| Finding {
-        file: file.display().to_string(),
-        problem: Problem::new("", message),
-    };
+    let finding =
+        |file: &Path, message: String| Finding { file: file.display().to_string(), problem: Problem::new("", message) };
     let files = list(path).map_err(|error| vec![finding(path, format!("cannot be read: {error}"))])?;
     let (mut policies, mut findings) = (Vec::new(), Vec::new());
     for file in &files {

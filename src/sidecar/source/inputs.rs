@@ -120,9 +120,7 @@ impl Inputs {
     fn refreshed(&self, policy: &Policy, now: Instant) -> Policy {
         let credentials = self.secrets.credentials(&policy.resolved, Some(&policy.credentials), now);
         match credentials {
-            Ok(credentials) => {
-                Policy { credentials: shared(credentials, Some(&policy.credentials)), ..policy.clone() }
-            }
+            Ok(credentials) => Policy { credentials: shared(credentials, Some(&policy.credentials)), ..policy.clone() },
             Err(_) => policy.clone(),
         }
     }

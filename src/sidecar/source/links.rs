@@ -132,7 +132,9 @@ mod tests {
     #[test]
     fn a_directory_of_policies_cares_for_its_policies() {
         let interest = Interest { policies: true, ..Interest::default() };
-        for (name, matters) in [("a.yaml", true), ("b.yml", true), ("..data", true), (".a.yaml.swp", false), ("x", false)] {
+        for (name, matters) in
+            [("a.yaml", true), ("b.yml", true), ("..data", true), (".a.yaml.swp", false), ("x", false)]
+        {
             assert_eq!(interest.has(OsStr::new(name)), matters, "{name}");
         }
     }

@@ -194,7 +194,8 @@ impl Source {
         let watch = Watch::new(targets, signals.clone());
         let loader = Loader::start(Inputs::new(policies, secrets, environment), Instant::now())?;
         let state = loader.subscribe();
-        let thread = std::thread::Builder::new().name("configuration".into()).spawn(move || run(watch, &loader, &received));
+        let thread =
+            std::thread::Builder::new().name("configuration".into()).spawn(move || run(watch, &loader, &received));
         let thread = thread.map_err(|error| {
             let problem = Problem::new("", format!("the thread that watches it cannot be started: {error}"));
             vec![Finding { file: "configuration".into(), problem }]

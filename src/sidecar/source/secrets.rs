@@ -203,7 +203,8 @@ fn one_line(bytes: Vec<u8>) -> Option<String> {
 
 /// Reads a file of certificates: one or more.
 fn certificates(path: &Path) -> Result<Vec<u8>, String> {
-    let pem = files::read(path, MAX_CERTIFICATES).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    let pem =
+        files::read(path, MAX_CERTIFICATES).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
     chain(&pem).map(|_| ()).map_err(|message| format!("{}: {message}", path.display()))?;
     Ok(pem)
 }

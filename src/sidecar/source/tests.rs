@@ -44,11 +44,8 @@ fn folder() -> tempfile::TempDir {
 impl Bed {
     /// Reads `policies` below the directory.
     fn open(dir: tempfile::TempDir, policies: &str) -> Self {
-        let source = Source::open(
-            Some(dir.path().join(policies)),
-            Some(dir.path().join("secrets")),
-            Environment::default(),
-        );
+        let source =
+            Source::open(Some(dir.path().join(policies)), Some(dir.path().join("secrets")), Environment::default());
         let source = source.unwrap();
         let state = source.subscribe();
         Self { dir, source, state }
@@ -313,9 +310,8 @@ fn the_environment_gives_credentials_to_a_policy_without() {
     let policies = || Some(dir.path().join("policies"));
     let found = findings(Source::open(policies(), None, Environment::default()));
     assert!(found[0].contains("DATABASE_URL") && found[0].contains("secretName"), "{found:?}");
-    let environment = |url: &'static str| {
-        Environment::from_lookup(move |name| (name == "DATABASE_URL").then(|| url.to_owned()))
-    };
+    let environment =
+        |url: &'static str| Environment::from_lookup(move |name| (name == "DATABASE_URL").then(|| url.to_owned()));
     let found = findings(Source::open(policies(), None, environment("postgres://app@h/d")));
     assert!(found[0].contains("no password"), "{found:?}");
     let source = Source::open(policies(), None, environment("postgres://app:secret@elsewhere/d")).unwrap();
@@ -348,13 +344,8 @@ fn certificates_are_checked_before_they_are_used() {
     let text = yaml("a", 4).replace("mode: Disable", "mode: VerifyFull");
     let text = text.replace("  pool:", "  listen: { tls: { secretName: tls, clientCaSecretName: tls } }\n  pool:");
     fs::write(dir.path().join("policies/a.yaml"), text).unwrap();
-    let open = || {
-        Source::open(
-            Some(dir.path().join("policies")),
-            Some(dir.path().join("secrets")),
-            Environment::default(),
-        )
-    };
+    let open =
+        || Source::open(Some(dir.path().join("policies")), Some(dir.path().join("secrets")), Environment::default());
     let found = findings(open());
     assert!(found.len() == 2 && found[0].contains("db/ca.crt") && found[1].contains("tls/ca.crt"), "{found:?}");
     fs::write(dir.path().join("secrets/db/ca.crt"), pair.cert.pem()).unwrap();

@@ -1,0 +1,241 @@
+//! What a client sees.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn lends_what_was_given_back() {
+    let b = Bench::new(settings(2));
+    let lease = b.lend().await;
+    assert!(lease.was_opened_now());
+    let id = lease.id();
+    lease.give_back(clock());
+    let Poll::Ready(Ok(lease)) = poll(&mut b.ask()) else { panic!("an idle one is lent at once") };
+    assert_eq!((lease.id(), lease.was_opened_now(), *lease), (id, false, 1));
+    drop(lease);
+    assert_eq!(b.fake.reasons(), [], "closing is a task's business");
+    settle().await;
+    assert_eq!(b.fake.reasons(), [CloseReason::Abandoned]);
+    b.nothing_leaked(2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_timeout_has_sqlalchemys_words_and_comes_in_time() {
+    let b = Bench::new(Settings { max_overflow: Some(1), ..settings(1) });
+    let _leases = [b.lend().await, b.lend().await];
+    let began = clock();
+    let error = b.ask().await.unwrap_err();
+    assert_eq!(error.to_string(), "QueuePool limit of size 1 overflow 1 reached, connection timed out, timeout 30.00");
+    let took = clock() - began;
+    assert!(took >= Duration::from_secs(30) && took < Duration::from_millis(30_010), "{took:?}");
+    assert_eq!(b.pool.stats().timeouts, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_timeout_wakes_the_keeper_early() {
+    let b = Bench::new(settings(1));
+    let _lease = b.lend().await;
+    settle().await;
+    b.set(Settings { acquire: Duration::from_millis(50), ..settings(1) });
+    let began = clock();
+    assert!(b.ask().await.is_err());
+    assert!(clock() - began < Duration::from_millis(60), "{:?}", clock() - began);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_woken_by_what_comes_back_in_order() {
+    let b = Bench::new(settings(1));
+    let lease = b.lend().await;
+    let (done, mut results) = tokio::sync::mpsc::unbounded_channel();
+    for n in 0..3 {
+        let (pool, done) = (b.pool.clone(), done.clone());
+        tokio::spawn(async move {
+            let lease = pool.checkout('a', clock()).await.unwrap();
+            done.send((n, lease.id())).unwrap();
+            lease.give_back(clock());
+        });
+        settle().await;
+    }
+    let id = lease.id();
+    lease.give_back(clock());
+    for n in 0..3 {
+        assert_eq!(results.recv().await, Some((n, id)));
+    }
+    b.nothing_leaked(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_connect_tells_its_request() {
+    let b = Bench::new(settings(1));
+    b.fake.refuse.store(true, SeqCst);
+    assert_eq!(b.ask().await.unwrap_err(), CheckoutError::Connect("refused"));
+    b.fake.refuse.store(false, SeqCst);
+    b.nothing_leaked(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_connection_is_replaced_unseen_by_the_client() {
+    let b = Bench::new(pinging(2));
+    let leases = [b.lend().await, b.lend().await];
+    let _ = leases.map(|lease| lease.give_back(clock()));
+    *b.fake.ping.lock().unwrap() = Err(PingError::Disconnected);
+    advance(Duration::from_millis(1)).await;
+    let lease = b.lend().await;
+    assert!(lease.was_opened_now());
+    assert_eq!(b.fake.pings.load(SeqCst), 1);
+    assert_eq!(b.fake.reasons(), [CloseReason::PingFailed]);
+    let second = b.lend().await;
+    assert!(second.was_opened_now());
+    assert_eq!(b.fake.pings.load(SeqCst), 1, "replaced without being pinged");
+    assert_eq!(b.fake.reasons(), [CloseReason::PingFailed, CloseReason::Invalidated]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_odd_ping_error_is_told() {
+    let b = Bench::new(pinging(1));
+    b.lend().await.give_back(clock());
+    *b.fake.ping.lock().unwrap() = Err(PingError::Other("odd"));
+    assert_eq!(b.ask().await.unwrap_err(), CheckoutError::Ping("odd"));
+    *b.fake.ping.lock().unwrap() = Ok(());
+    b.nothing_leaked(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_dead_connection_is_told() {
+    let b = Bench::new(pinging(1));
+    b.lend().await.give_back(clock());
+    *b.fake.ping.lock().unwrap() = Err(PingError::Disconnected);
+    shut(&b.fake.connect_gate);
+    let mut ask = b.ask();
+    assert!(poll(&mut ask).is_pending());
+    settle().await;
+    assert_eq!(b.now(), [0, 0, 1, 0, 1]);
+    // Another client's connection comes to it instead of the one being opened, and is dead as well.
+    b.set(pinging(2));
+    let mut other = b.ask();
+    assert!(poll(&mut other).is_pending());
+    settle().await;
+    drop(ask);
+    drop(other);
+    b.fake.connect_gate.add_permits(OPEN);
+    settle().await;
+    assert_eq!(b.now(), [2, 0, 0, 0, 0]);
+    shut(&b.fake.connect_gate);
+    let leases: Vec<_> = {
+        *b.fake.ping.lock().unwrap() = Ok(());
+        vec![b.lend().await, b.lend().await]
+    };
+    *b.fake.ping.lock().unwrap() = Err(PingError::Disconnected);
+    let mut ask = b.ask();
+    assert!(poll(&mut ask).is_pending());
+    for lease in leases {
+        lease.give_back(clock());
+        settle().await;
+        b.pool.0.lock().engine.forget_invalidation();
+    }
+    assert_eq!(poll(&mut ask).map(Result::unwrap_err), Poll::Ready(CheckoutError::ConnectionClosed));
+    *b.fake.ping.lock().unwrap() = Ok(());
+    b.fake.connect_gate.add_permits(OPEN);
+    b.nothing_leaked(2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_whose_end_is_seen_is_never_lent() {
+    let b = Bench::new(settings(2));
+    b.lend().await.give_back(clock());
+    b.fake.dead.store(1, SeqCst);
+    let lease = b.lend().await;
+    assert_eq!(*lease, 2);
+    assert_eq!(b.fake.reasons(), [CloseReason::Disconnected]);
+    lease.give_back(clock());
+    b.fake.dead.store(2, SeqCst);
+    advance(Duration::from_millis(1001)).await;
+    settle().await;
+    assert_eq!(b.now(), [0; 5], "found by the look once a second");
+    b.nothing_leaked(2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_server_makes_the_others_suspect() {
+    let b = Bench::new(settings(2));
+    let [one, two] = [b.lend().await, b.lend().await];
+    two.give_back(clock());
+    advance(Duration::from_millis(1)).await;
+    one.disconnected();
+    settle().await;
+    assert!(b.lend().await.was_opened_now());
+    assert_eq!(b.fake.reasons(), [CloseReason::Disconnected, CloseReason::Invalidated, CloseReason::Abandoned][..2]);
+    b.pool.invalidate();
+    b.nothing_leaked(2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_limit_holds_until_the_server_has_ended_the_connection() {
+    let b = Bench::new(settings(2));
+    shut(&b.fake.close_gate);
+    for lease in [b.lend().await, b.lend().await] {
+        lease.discard(CloseReason::Protocol);
+    }
+    let mut ask = b.ask();
+    assert!(poll(&mut ask).is_pending());
+    settle().await;
+    assert_eq!(b.now(), [0, 0, 0, 2, 1]);
+    b.fake.close_gate.add_permits(OPEN);
+    assert!(ask.await.is_ok());
+    assert_eq!(b.fake.most_open.load(SeqCst), 2);
+    b.nothing_leaked(2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_never_waits_and_may_be_left() {
+    let b = Bench::new(settings(1));
+    let probe = b.pool.probe('p').unwrap();
+    assert!(b.pool.probe('p').is_none(), "one slot, one probe");
+    let lease = probe.await.unwrap();
+    assert!(b.pool.probe('p').is_none());
+    lease.give_back(clock());
+    drop(b.pool.probe('x').unwrap());
+    assert_eq!(b.now(), [1, 0, 0, 0, 0]);
+    assert!(!b.pool.probe('x').unwrap().await.unwrap().was_opened_now(), "whatever its key");
+    b.nothing_leaked(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_shrink_deadline_wakes_clients_and_ends_as_many_as_must_go() {
+    let shrink = |size| Settings { shrink: Some(Duration::from_secs(5)), ..settings(size) };
+    let b = Bench::new(shrink(2));
+    let [mut one, mut two] = [b.lend().await, b.lend().await];
+    let mut cx = Context::from_waker(noop_waker_ref());
+    assert!(one.poll_end(&mut cx).is_pending() && one.poll_end(&mut cx).is_pending());
+    let woken = tokio::spawn(async move {
+        poll_fn(|cx| two.poll_end(cx)).await;
+        two
+    });
+    settle().await;
+    b.set(shrink(1));
+    advance(Duration::from_secs(4)).await;
+    settle().await;
+    assert!(!woken.is_finished());
+    let mut two = woken.await.unwrap();
+    assert!(one.poll_end(&mut cx).is_ready());
+    assert!(one.claim_end() && !one.claim_end());
+    assert!(!two.claim_end() && two.poll_end(&mut cx).is_pending(), "one was enough");
+    one.give_back(clock());
+    two.give_back(clock());
+    settle().await;
+    assert_eq!((b.now(), b.fake.reasons()), ([1, 0, 0, 0, 0], vec![CloseReason::Shrunk]));
+    b.nothing_leaked(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn growth_serves_at_once_and_min_idle_fills() {
+    let b = Bench::new(settings(1));
+    let _lease = b.lend().await;
+    let mut ask = b.ask();
+    assert!(poll(&mut ask).is_pending());
+    b.set(Settings { min_idle: 2, ..settings(4) });
+    settle().await;
+    assert!(matches!(poll(&mut ask), Poll::Ready(Ok(_))));
+    settle().await;
+    assert_eq!(b.pool.config().settings().min_idle, 2);
+    assert_eq!(b.now()[0], 2);
+}
