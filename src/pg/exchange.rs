@@ -17,6 +17,8 @@ use super::session::prepared::{Cache, Names};
 pub enum Expect {
     /// Query: anything up to ReadyForQuery.
     Query,
+    /// A simple Query of our own that returns no rows and must not fail.
+    OwnQuery,
     /// FunctionCall: FunctionCallResponse, then ReadyForQuery.
     Function,
     /// Sync: ReadyForQuery.
@@ -35,6 +37,8 @@ pub enum Expect {
     Close,
     /// Nothing from the server: Poolkeeper answers with this message (its tag; it has no body).
     Own(u8),
+    /// Nothing at all: here the client ended the data of a COPY that the server has not begun yet.
+    CopyEnd,
 }
 
 /// What else happens when an answer arrives.
@@ -126,6 +130,12 @@ impl Exchange {
         self.status == b'I' && self.is_quiet()
     }
 
+    /// A ReadyForQuery is owed, and comes even if the client sends nothing more.
+    pub fn owes_ready(&self) -> bool {
+        self.copy != Copy::In
+            && self.owed.iter().any(|owed| matches!(owed.expect, Expect::Query | Expect::Function | Expect::Sync))
+    }
+
     /// The server skips all messages up to a Sync: they need not be sent.
     pub fn is_skipping(&self) -> bool {
         self.failed
@@ -147,6 +157,12 @@ impl Exchange {
     pub fn query(&mut self, expect: Expect, names: bool) {
         self.batch = false;
         self.owed.push_back(Owed { expect, also: Also { names, ..Also::default() } });
+    }
+
+    /// A simple Query of our own is sent now; the server is free.
+    pub fn own_query(&mut self) {
+        let also = Also { swallow: true, ..Also::default() };
+        self.owed.push_back(Owed { expect: Expect::OwnQuery, also });
     }
 
     /// A message of the extended protocol is sent now.
@@ -210,6 +226,9 @@ impl Exchange {
     pub fn copy_ended(&mut self) {
         if self.copy == Copy::In {
             self.copy = Copy::Ended;
+        } else if !self.owed.is_empty() {
+            // Sent ahead of CopyInResponse: what follows is no part of the COPY (wire-cases 40).
+            self.owed.push_back(Owed { expect: Expect::CopyEnd, also: Also::default() });
         }
     }
 
@@ -235,6 +254,8 @@ impl Exchange {
         match (tag, expect) {
             // Rows first: the path of a query.
             (b'D' | b'd' | b'c', Some(Expect::Query | Expect::Execute)) => Ok(Verdict::Forward),
+            (b'C' | b'N', Some(Expect::OwnQuery)) => Ok(Verdict::Swallow),
+            (b'E', Some(Expect::OwnQuery)) => wrong,
             (b'N' | b'S' | b'A', _) => Ok(Verdict::Forward),
             (b'T' | b'C' | b'I' | b'H' | b'G', Some(Expect::Query)) => {
                 if tag == b'G' {
@@ -294,6 +315,10 @@ impl Exchange {
 
     fn answered(&mut self, names: &mut Names, cache: &mut Cache) -> Verdict {
         let Some(owed) = self.owed.pop_front() else { return Verdict::Forward };
+        while let Some(Owed { expect: Expect::CopyEnd, .. }) = self.owed.front() {
+            // Nothing was copied: the server ignores it.
+            self.owed.pop_front();
+        }
         if owed.also.names {
             names.apply();
         }
@@ -309,7 +334,7 @@ impl Exchange {
     fn ready(&mut self, body: &[u8], names: &mut Names, cache: &mut Cache) -> Option<Verdict> {
         let [status @ (b'I' | b'T' | b'E')] = *body else { return None };
         match self.owed.front() {
-            Some(Owed { expect: Expect::Query | Expect::Function | Expect::Sync, .. }) => {
+            Some(Owed { expect: Expect::Query | Expect::OwnQuery | Expect::Function | Expect::Sync, .. }) => {
                 self.status = status;
                 self.copy = Copy::No;
                 Some(self.answered(names, cache))
@@ -332,7 +357,6 @@ impl Exchange {
             return;
         }
         let mut skipped = false;
-        self.batch |= !self.owed.is_empty();
         while let Some(owed) = self.owed.front() {
             if owed.expect == Expect::Sync {
                 return;
@@ -350,17 +374,26 @@ impl Exchange {
             }
             skipped = true;
         }
+        self.batch |= skipped;
         self.failed = self.batch;
     }
 
     fn copy_starts(&mut self) {
         self.copy = Copy::In;
-        // Syncs sent before the client could know of the COPY are ignored by the server (wire-cases 40).
+        // Syncs sent before the client could know of the COPY are ignored by the server (wire-cases 40), up to where
+        // the client has ended its data, if it has.
+        let ended = self.owed.iter().position(|owed| owed.expect == Expect::CopyEnd);
+        let mut behind = self.owed.split_off(ended.unwrap_or(self.owed.len()));
         let before = self.owed.len();
         self.owed.retain(|owed| owed.expect != Expect::Sync);
         let ignored = before - self.owed.len();
+        if behind.pop_front().is_some() {
+            self.copy = Copy::Ended;
+        }
         self.maybe += u32::try_from(ignored).unwrap_or(u32::MAX);
-        self.batch |= ignored > 0 && matches!(self.owed.front(), Some(Owed { expect: Expect::Execute, .. }));
+        let synced = behind.iter().any(|owed| owed.expect == Expect::Sync);
+        self.batch |= ignored > 0 && !synced && matches!(self.owed.front(), Some(Owed { expect: Expect::Execute, .. }));
+        self.owed.append(&mut behind);
     }
 
     fn copy_completes(&mut self) {

@@ -35,7 +35,7 @@ pub enum Initial {
     Cancel {
         /// The process id of BackendKeyData.
         pid: i32,
-        /// Its key, 1 to [`MAX_CANCEL_KEY`] bytes.
+        /// Its key, up to [`MAX_CANCEL_KEY`] bytes; empty, which is nobody's, if the packet was malformed.
         key: Vec<u8>,
     },
     /// StartupMessage.
@@ -131,18 +131,20 @@ pub fn initial(buf: &[u8], max: usize) -> Result<Option<(Initial, usize)>, Start
     let initial = match code {
         SSL_REQUEST if rest.is_empty() => Initial::Ssl,
         GSS_REQUEST if rest.is_empty() => Initial::Gss,
-        CANCEL_REQUEST => cancel(rest).ok_or(wrong)?,
+        CANCEL_REQUEST => cancel(rest),
         SSL_REQUEST | GSS_REQUEST => return Err(wrong),
         version => Initial::Startup(startup(version, rest)?),
     };
     Ok(Some((initial, total)))
 }
 
-fn cancel(body: &[u8]) -> Option<Initial> {
+/// A malformed one names nobody, as a wrong one does: whoever sends it is not answered (wire-cases 5, 8).
+fn cancel(body: &[u8]) -> Initial {
     let mut body = Reader::new(body);
-    let pid = body.i32()?;
+    let Some(pid) = body.i32() else { return Initial::Cancel { pid: 0, key: Vec::new() } };
     let key = body.rest();
-    (1..=MAX_CANCEL_KEY).contains(&key.len()).then(|| Initial::Cancel { pid, key: key.to_vec() })
+    let key = if key.len() > MAX_CANCEL_KEY { &[] } else { key };
+    Initial::Cancel { pid, key: key.to_vec() }
 }
 
 fn startup(version: i32, body: &[u8]) -> Result<Startup, StartupError> {

@@ -40,6 +40,8 @@ pub struct PgConn {
     pub exchange: Exchange,
     /// The prepared statements that it holds.
     pub cache: Cache,
+    /// The client whose sequence values alone it may know; none if there may be others'.
+    pub sequences_of: Option<i32>,
     /// Bytes read from it.
     pub input: Buffer,
     /// What of these the client gets.
@@ -133,6 +135,8 @@ pub struct PgBackend {
     buffers: buffer::Pool,
     cancels: Limiter,
     errors: ConnectErrors,
+    /// What the newest client started with: servers that are opened for nobody in particular are opened like this.
+    usual: RwLock<StartupSet>,
     /// A login has worked since the last change of target.
     has_connected: AtomicBool,
     /// The server refused `client_connection_check_interval` (decision 2); not asked again in this generation.
@@ -147,6 +151,7 @@ impl PgBackend {
             buffers: buffer::Pool::default(),
             cancels: Limiter::default(),
             errors: ConnectErrors::default(),
+            usual: RwLock::new(StartupSet::new::<&str, &str>([])),
             has_connected: AtomicBool::new(false),
             bare_login: AtomicBool::new(false),
         }
@@ -176,6 +181,14 @@ impl PgBackend {
     /// Bounds the cancel requests under way.
     pub fn cancels(&self) -> &Limiter {
         &self.cancels
+    }
+
+    /// A client starts with these parameters.
+    pub fn note(&self, set: &StartupSet) {
+        let mut usual = self.usual.write().unwrap_or_else(PoisonError::into_inner);
+        if *usual != *set {
+            *usual = set.clone();
+        }
     }
 
     /// Errors met in opening servers.
@@ -208,6 +221,7 @@ impl PgBackend {
             stream: session.stream,
             exchange: Exchange::default(),
             cache: Cache::new(policy.prepared_statements as usize),
+            sequences_of: None,
             input: Buffer::holding(&session.leftover, &self.buffers),
             egress: Egress::default(),
             to_client: Outgoing::default(),
@@ -245,7 +259,7 @@ impl Backend for PgBackend {
 
     /// For `minIdle` before any client has come: the server's own defaults.
     fn default_key(&self) -> StartupSet {
-        StartupSet::new::<&str, &str>([])
+        self.usual.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn connect(&self, set: &StartupSet) -> Result<Box<PgConn>, ConnectError> {

@@ -9,6 +9,7 @@ use atomic_waker::AtomicWaker;
 use subtle::ConstantTimeEq;
 
 use super::backend::CancelTarget;
+use crate::pg::session::scan::Pin;
 
 /// What a client is doing, as `/status` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +127,11 @@ impl Client {
         let second = self.idle_since.load(Relaxed);
         let idle = (second != u64::MAX).then(|| now.saturating_duration_since(self.since).as_secs());
         idle.map(|now| Duration::from_secs(now.saturating_sub(second)))
+    }
+
+    /// Notes that session state binds the client to its server.
+    pub fn set_pinned(&self, pin: Pin) {
+        self.pinned.store(pin as u8 + 1, Relaxed);
     }
 
     /// Counts finished transactions. Only the client's own task may call it.

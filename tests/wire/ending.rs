@@ -176,9 +176,11 @@ fn case_75_the_servers_own_words_reach_the_client() {
     drop(full);
     eventually("room", || sidecar.connect().open().is_ok_and(|mut client| client.query("SELECT 1").is_ok()));
     // No such database, no such password.
-    let nowhere = Policy::new(server.port, "nowhere");
+    let roomy = Postgres::shared();
+    let nowhere = Policy::new(roomy.port, "nowhere");
     assert_eq!(first(&Sidecar::start(&nowhere)).code, "3D000");
-    let wrong = Launch::new(&Policy::new(server.port, &database)).credentials(pg::USER, "wrong").start();
+    let database = roomy.create_database();
+    let wrong = Launch::new(&Policy::new(roomy.port, &database)).credentials(pg::USER, "wrong").start();
     assert_eq!(first(&wrong).code, "28P01");
 }
 
@@ -193,7 +195,8 @@ fn case_75_no_storm_of_connects() {
         session.startup()?;
         session.send(std::slice::from_ref(&refuse))
     });
-    let policy = Policy::new(server.port, "db").set("pool.minIdle", 2).set("health.interval", "1s");
+    let policy =
+        Policy::new(server.port, "db").set("pool.minIdle", 2).set("health.interval", "1s").set("health.timeout", "1s");
     let sidecar = Sidecar::start(&policy);
     let error = match sidecar.connect().open() {
         Err(error) => error,

@@ -171,7 +171,9 @@ fn case_31_eviction_in_the_middle_of_a_pipeline() {
 
 #[test]
 fn case_32_texts_and_parameters_larger_than_any_buffer() {
-    let bed = Bed::sized(1);
+    // A statement with a name is held by the pooler, up to a limit that the policy sets.
+    let bed =
+        Bed::with(|policy| policy.set("listen.maxBuffered", 4_000_000).set("pool.size", 1).set("pool.maxOverflow", 0));
     let (mut client, mut other) = (bed.client(), bed.client());
     let text = format!("SELECT length($1::text) /* {} */", "x".repeat(3_000_000));
     client.send(&[fe::parse("long", &text, &[]), fe::sync()]);
@@ -199,6 +201,11 @@ fn case_32_texts_and_parameters_larger_than_any_buffer() {
     let values: Vec<_> = values.iter().map(String::as_str).collect();
     client.send(&[fe::extended(&format!("SELECT count(DISTINCT c) FROM (VALUES {list}) v (c)"), &values)]);
     client.expect("1 2 T D:20000 C Z:I");
+    if !bed::is_direct() {
+        let mut greedy = bed.client();
+        let _ = greedy.write(&fe::parse("longer", &text.repeat(2), &[]));
+        greedy.expect_end(Some("54000"));
+    }
 }
 
 #[test]

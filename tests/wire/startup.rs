@@ -93,7 +93,9 @@ fn case_60_startup_packets_in_pieces_and_absurd_ones() {
 /// CVE-2025-12819: functions of the client's search_path in the pooler's own queries.
 #[test]
 fn case_64_a_clients_search_path_does_not_reach_the_poolers_queries() {
-    let bed = Bed::with(|policy| policy.set("pool.size", 1).set("pool.maxOverflow", 0).set("health.interval", "1s"));
+    let bed = Bed::with(|policy| {
+        policy.set("pool.size", 1).set("pool.maxOverflow", 0).set("health.interval", "1s").set("health.timeout", "1s")
+    });
     bed.setup(
         "CREATE SCHEMA evil; CREATE SEQUENCE evil.calls; \
          CREATE FUNCTION evil.pg_is_in_recovery() RETURNS bool LANGUAGE sql AS 'SELECT nextval(''evil.calls'') > 0'; \

@@ -393,3 +393,54 @@ fn late_copy_data_is_not_for_a_server_that_is_done() {
     assert!(!pair.exchange.takes_copy_data());
     assert!(pair.exchange.is_free());
 }
+
+/// The client knew the data beforehand and did not wait for CopyInResponse.
+#[test]
+fn a_sync_behind_the_end_of_data_sent_ahead_is_answered() {
+    let mut pair = Pair::default();
+    pair.exchange.extended(Expect::Bind);
+    pair.exchange.extended(Expect::Execute);
+    pair.exchange.sync();
+    pair.exchange.copy_ended();
+    pair.exchange.sync();
+    pair.exchange.query(Expect::Query, false);
+    assert_eq!(pair.hear("2GCZ"), "2GCZ");
+    assert!(!pair.exchange.is_quiet());
+    assert_eq!(pair.hear("TDCZ"), "TDCZ");
+    assert!(pair.exchange.is_free());
+}
+
+#[test]
+fn an_end_of_data_that_no_copy_asked_for_is_nothing() {
+    let mut pair = Pair::default();
+    pair.exchange.query(Expect::Query, false);
+    pair.exchange.copy_ended();
+    assert_eq!(pair.hear("EZ"), "EZ");
+    assert!(pair.exchange.is_free());
+}
+
+/// Everything was sent before the error came: the Sync behind it ends the batch, and nothing more is to come.
+#[test]
+fn an_error_before_a_sync_that_was_sent_leaves_no_batch_open() {
+    let mut pair = Pair::default();
+    pair.batch();
+    assert_eq!(pair.hear("EZ"), "EZ");
+    assert!(pair.exchange.is_free());
+}
+
+#[test]
+fn what_comes_without_another_word_of_the_client() {
+    let mut pair = Pair::default();
+    assert!(!pair.exchange.owes_ready());
+    pair.exchange.extended(Expect::Execute);
+    assert!(!pair.exchange.owes_ready(), "no Sync was sent");
+    pair.exchange.sync();
+    assert!(pair.exchange.owes_ready());
+    pair.hear("CZ");
+    pair.exchange.query(Expect::Query, false);
+    assert!(pair.exchange.owes_ready());
+    pair.hear("G");
+    assert!(!pair.exchange.owes_ready(), "it waits for data");
+    pair.exchange.copy_ended();
+    assert!(pair.exchange.owes_ready());
+}

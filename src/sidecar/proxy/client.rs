@@ -33,6 +33,8 @@ pub struct Client {
     skips_to_sync: bool,
     /// Bytes of the current message still to come that are dropped.
     drops: usize,
+    /// Bytes read and not yet counted.
+    pub uncounted: u64,
 }
 
 /// What a client without a server wants.
@@ -64,6 +66,7 @@ impl Client {
             shared,
             skips_to_sync: false,
             drops: 0,
+            uncounted: 0,
         }
     }
 
@@ -102,7 +105,10 @@ impl Client {
         }
         let read = self.stream.poll_read(cx, space);
         match &read {
-            Poll::Ready(Ok(n)) => self.input.filled(*n),
+            Poll::Ready(Ok(n)) => {
+                self.input.filled(*n);
+                self.uncounted += *n as u64;
+            }
             _ => self.input.rest(buffers),
         }
         read

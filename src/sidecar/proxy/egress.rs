@@ -39,6 +39,8 @@ pub struct Sides<'a> {
     pub ingress: &'a mut Ingress,
     /// Bytes for the client.
     pub out: &'a mut Outgoing,
+    /// Statement mode: a transaction that goes on after a statement is refused.
+    pub single: bool,
     /// Where it is counted.
     pub stats: &'a Worker,
 }
@@ -52,12 +54,19 @@ pub struct Seen {
     pub ended: u32,
     /// The server told of a change of a parameter.
     pub parameter: bool,
+    /// A transaction goes on that must not: the client has not been told that its statement is over.
+    pub refused: bool,
 }
 
 impl Egress {
     /// Whether every byte that was read has been dealt with, and no message is cut in two.
     pub fn is_between_messages(&self, input: &Buffer) -> bool {
         self.pass == 0 && input.is_empty()
+    }
+
+    /// Whether all that was read is on its way to the client, and no message is cut in two.
+    pub fn has_looked_at_all(&self, input: &Buffer) -> bool {
+        self.pass == 0 && self.looked == input.len()
     }
 
     /// The bytes that were looked at have been written or dropped.
@@ -102,6 +111,11 @@ impl Egress {
             let verdict = sides.exchange.on_server(header.tag, body, sides.names, sides.cache)?;
             let forward = verdict == Verdict::Forward;
             let n = total.min(rest.len());
+            if sides.single && header.tag == b'Z' && body != b"I" {
+                self.take(n, false, input, sides.out);
+                seen.refused = true;
+                return Ok(seen);
+            }
             self.pass = total - n;
             self.forward = forward;
             self.take(n, forward, input, sides.out);

@@ -44,10 +44,8 @@ pub fn after(
     match end {
         End::ServerGone => {
             // SQLAlchemy's rule: a statement that met a disconnect makes every older connection suspect.
-            if !lease.egress.own_fault {
-                database.pool.invalidate();
-            }
-            return lease.discard(CloseReason::Disconnected);
+            let alone = lease.egress.own_fault;
+            return if alone { lease.discard(CloseReason::Disconnected) } else { lease.disconnected() };
         }
         End::OutOfStep(_) => return lease.discard(CloseReason::Protocol),
         End::Free | End::Left | End::Fatal(..) => {}
@@ -97,8 +95,7 @@ async fn settle(database: &Database, mut lease: Lease<PgBackend>, undo: &[&str])
         lease.egress.read_only = false;
         if database.backend.is_demoted(&mut lease).await {
             tracing::warn!(database = database.alias, "the server is a standby now; its connections are replaced");
-            database.pool.invalidate();
-            return lease.discard(CloseReason::Disconnected);
+            return lease.disconnected();
         }
     }
     lease.give_back(Instant::now());

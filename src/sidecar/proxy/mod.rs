@@ -11,6 +11,9 @@ pub mod give_back;
 pub mod ingress;
 pub mod relay;
 
+#[cfg(test)]
+mod tests;
+
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
@@ -245,6 +248,11 @@ impl Serving {
         let cancel = Arc::clone(&lease.cancel);
         self.client.shared.hold(cancel);
         lease.cache.set_limit(self.settings.policy.prepared_statements as usize);
+        let pid = self.client.shared.pid;
+        if lease.sequences_of != Some(pid) {
+            // Whoever had it before may have left values there, but for a server that nobody had.
+            lease.sequences_of = lease.was_opened_now().then_some(pid);
+        }
         let checked_out = Instant::now();
         let end = self.relay(&mut lease, None).await;
         // From here on a cancel request of this client must not reach the server.
@@ -252,6 +260,10 @@ impl Serving {
         self.stats().transaction_time.observe(checked_out.elapsed());
         if let End::Free = end {
             self.client.shared.set_activity(Activity::Idle);
+            let unwritten = lease.take_unwritten();
+            if !unwritten.is_empty() {
+                self.client.say(|out| out.extend_from_slice(&unwritten));
+            }
             give_back::free(&self.database, lease);
             return true;
         }
@@ -266,6 +278,7 @@ impl Serving {
             mode: self.mode,
             shares_statements: policy.prepared_statements > 0,
             max_buffered: policy.listen.max_buffered,
+            client: self.client.shared.pid,
             statements: &self.database.statements,
             stats: elsewhere.unwrap_or(&self.database.workers[self.worker.number]),
         };
@@ -279,6 +292,7 @@ impl Serving {
             taken: 0,
             used: false,
             stuck: 0,
+            leaving: false,
         };
         poll_fn(|cx| relay.poll(cx)).await
     }
@@ -346,6 +360,7 @@ impl Serving {
     /// Completes the login: tells the client about the sessions it will use, its cancel key, and that it may begin.
     async fn welcome(worker: Arc<Worker>, database: Arc<Database>, login: Login) -> Option<Self> {
         let mut serving = Self::new(worker, database, login)?;
+        serving.database.backend.note(&serving.set);
         let welcome = serving.parameters().await?;
         serving.begin(&welcome.parameters);
         Some(serving)

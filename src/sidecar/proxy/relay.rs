@@ -58,6 +58,8 @@ pub struct Relay<'a> {
     pub used: bool,
     /// Length of the client's buffer when its next message turned out to be incomplete.
     pub stuck: usize,
+    /// The client has said goodbye: nothing more is read of it, and it gets what it is owed.
+    pub leaving: bool,
 }
 
 impl Relay<'_> {
@@ -79,6 +81,10 @@ impl Relay<'_> {
         }
         if let Some(end) = self.must_end(cx) {
             return Poll::Ready(end);
+        }
+        if self.is_done() {
+            // The client does not read its answer: it gets the rest without a server.
+            return Poll::Ready(End::Free);
         }
         let quiet = self.server.exchange.is_quiet();
         self.client.shared.set_activity(if quiet { Activity::Holding } else { Activity::Active });
@@ -129,12 +135,17 @@ impl Relay<'_> {
             names: &mut self.client.names,
             ingress: &mut self.client.ingress,
             out: &mut conn.to_client,
+            single: self.rules.mode == Mode::Statement,
             stats: self.rules.stats,
         };
         let seen = conn.egress.process(&conn.input, &mut sides).map_err(End::OutOfStep)?;
         if conn.to_client.is_empty() {
             // Nothing of it was for the client.
             conn.egress.wrote(&mut conn.input);
+        }
+        if seen.refused {
+            let text = "transactions of several statements are refused in pool.mode: Statement".to_owned();
+            return Err(End::Fatal(SqlState::FEATURE_NOT_SUPPORTED, text));
         }
         let now = *now.get_or_insert_with(Instant::now);
         if let Some(health) = self.health {
@@ -151,6 +162,9 @@ impl Relay<'_> {
         }
         if seen.ready == 0 {
             return;
+        }
+        if let Some(pin) = self.client.ingress.pin {
+            self.client.shared.set_pinned(pin);
         }
         stats.queries.add(u64::from(seen.ready));
         stats.transactions.add(u64::from(seen.ended));
@@ -185,6 +199,11 @@ impl Relay<'_> {
             });
             return Ok(true);
         }
+        if self.leaving {
+            // As PostgreSQL, which comes to the goodbye when all before it is done.
+            let done = !conn.exchange.owes_ready() && conn.to_client.is_empty();
+            return if done { Err(End::Left) } else { Ok(moved) };
+        }
         if let Some(end) = self.parts() {
             return Err(end);
         }
@@ -192,10 +211,7 @@ impl Relay<'_> {
             return self.take(now).map(|()| true);
         }
         match self.client.poll_read(cx, self.buffers, self.rules.max_buffered.max(buffer::SMALL)) {
-            Poll::Ready(Ok(n)) if n > 0 => {
-                self.rules.stats.client_bytes.add(n as u64);
-                Ok(true)
-            }
+            Poll::Ready(Ok(n)) if n > 0 => Ok(true),
             Poll::Ready(_) => Err(End::Left),
             Poll::Pending => Ok(moved),
         }
@@ -203,9 +219,15 @@ impl Relay<'_> {
 
     /// Takes the messages that the client has sent.
     fn take(&mut self, now: &mut Option<Instant>) -> Result<(), End> {
+        self.rules.stats.client_bytes.add(std::mem::take(&mut self.client.uncounted));
         let conn: &mut PgConn = self.server;
         let mut input = Taken::new(&self.client.input, 0);
-        let mut server = Server { exchange: &mut conn.exchange, cache: &mut conn.cache, out: &mut conn.to_server };
+        let mut server = Server {
+            exchange: &mut conn.exchange,
+            cache: &mut conn.cache,
+            sequences_of: &mut conn.sequences_of,
+            out: &mut conn.to_server,
+        };
         let stop = self.client.ingress.process(&mut input, &mut self.client.names, &mut server, self.rules);
         self.taken = input.taken();
         self.used |= self.taken > 0;
@@ -223,35 +245,29 @@ impl Relay<'_> {
         }
         match stop {
             Stop::More => Ok(()),
-            Stop::Terminate => Err(End::Left),
-            Stop::Fatal(code, text) => Err(End::Fatal(code, text)),
-            Stop::Refused(code, text) => {
-                self.rules.stats.own_errors.inc();
-                conn.to_client.make(|out| {
-                    message::error_response(out, message::Severity::Error, &code, text, None, None);
-                    message::ready_for_query(out, b'I');
-                });
+            Stop::Terminate => {
+                self.leaving = true;
                 Ok(())
             }
+            Stop::Fatal(code, text) => Err(End::Fatal(code, text)),
         }
+    }
+
+    /// Whether the server has done all that it was asked for, and nothing keeps it with this client.
+    fn is_done(&self) -> bool {
+        let conn: &PgConn = self.server;
+        self.used
+            && conn.exchange.is_free()
+            && conn.to_server.is_empty()
+            && conn.egress.has_looked_at_all(&conn.input)
+            && self.client.ingress.is_between_messages()
+            && self.rules.mode != Mode::Session
+            && self.client.ingress.pin.is_none()
     }
 
     /// Whether client and server part now that nothing is under way between them.
     fn parts(&self) -> Option<End> {
-        let conn: &PgConn = self.server;
-        let settled = self.used
-            && conn.to_client.is_empty()
-            && conn.egress.is_between_messages(&conn.input)
-            && self.client.ingress.is_between_messages();
-        if !settled || !conn.exchange.is_quiet() {
-            return None;
-        }
-        if self.rules.mode == Mode::Statement && conn.exchange.status() != b'I' {
-            let text = "transactions of several statements are refused in pool.mode: Statement".to_owned();
-            return Some(End::Fatal(SqlState::FEATURE_NOT_SUPPORTED, text));
-        }
-        let bound = self.rules.mode == Mode::Session || self.client.ingress.pin.is_some();
-        (conn.exchange.is_free() && !bound).then_some(End::Free)
+        (self.server.to_client.is_empty() && self.is_done()).then_some(End::Free)
     }
 
     /// Whether somebody else wants the client gone, and may have it now.

@@ -1,0 +1,482 @@
+//! A client's bytes and a server's, through ingress and egress, without sockets.
+#![allow(clippy::unwrap_used)]
+
+use super::buffer::{Buffer, LARGE, Outgoing, Pool, SMALL};
+use super::egress::{Egress, Sides};
+use super::ingress::{Ingress, Rules, Server, Stop, Taken};
+use crate::api::resolve::Mode;
+use crate::pg::error::SqlState;
+use crate::pg::exchange::Exchange;
+use crate::pg::frame;
+use crate::pg::message;
+use crate::pg::session::prepared::{Cache, Names, Registry};
+use crate::pg::session::scan::Pin;
+use crate::sidecar::stats::Worker;
+
+/// One server, and the clients that use it in turn.
+struct Bench {
+    mode: Mode,
+    shares: bool,
+    max: usize,
+    registry: Registry,
+    stats: Worker,
+    exchange: Exchange,
+    cache: Cache,
+    egress: Egress,
+    sequences_of: Option<i32>,
+}
+
+#[derive(Default)]
+struct Client {
+    ingress: Ingress,
+    names: Names,
+    buffer: Buffer,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self {
+            mode: Mode::Transaction,
+            shares: true,
+            max: LARGE,
+            registry: Registry::default(),
+            stats: Worker::default(),
+            exchange: Exchange::default(),
+            cache: Cache::new(2),
+            egress: Egress::default(),
+            sequences_of: None,
+        }
+    }
+
+    /// What the server gets of what the client sends, and why it stopped there.
+    fn send(&mut self, client: &mut Client, bytes: &[u8]) -> (Vec<u8>, Stop) {
+        let pool = Pool::default();
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let space = client.buffer.space(&pool, self.max.max(SMALL));
+            let n = space.len().min(rest.len());
+            space[..n].copy_from_slice(&rest[..n]);
+            client.buffer.filled(n);
+            rest = &rest[n..];
+        }
+        let mut out = Outgoing::default();
+        let mut taken = Taken::new(&client.buffer, 0);
+        let mut server = Server {
+            exchange: &mut self.exchange,
+            cache: &mut self.cache,
+            sequences_of: &mut self.sequences_of,
+            out: &mut out,
+        };
+        let rules = Rules {
+            mode: self.mode,
+            shares_statements: self.shares,
+            max_buffered: self.max,
+            client: 7,
+            statements: &self.registry,
+            stats: &self.stats,
+        };
+        let stop = client.ingress.process(&mut taken, &mut client.names, &mut server, rules);
+        let taken = taken.taken();
+        let sent = out.take(&client.buffer);
+        client.buffer.consume(taken);
+        (sent, stop)
+    }
+
+    /// What the client gets of what the server answers.
+    fn answer(&mut self, client: &mut Client, bytes: &[u8]) -> Vec<u8> {
+        let pool = Pool::default();
+        let mut got = Vec::new();
+        let mut buffer = Buffer::default();
+        // In one-byte pieces: wherever a message is cut, the result is the same.
+        for byte in bytes {
+            buffer.space(&pool, LARGE)[0] = *byte;
+            buffer.filled(1);
+            let mut out = Outgoing::default();
+            let mut sides = Sides {
+                exchange: &mut self.exchange,
+                cache: &mut self.cache,
+                names: &mut client.names,
+                ingress: &mut client.ingress,
+                out: &mut out,
+                single: self.mode == Mode::Statement,
+                stats: &self.stats,
+            };
+            self.egress.process(&buffer, &mut sides).unwrap();
+            got.extend(out.take(&buffer));
+            self.egress.wrote(&mut buffer);
+        }
+        got
+    }
+}
+
+fn tags(mut bytes: &[u8]) -> String {
+    let mut tags = String::new();
+    while let Some(whole) = frame::whole(bytes).unwrap() {
+        tags.push(char::from(whole.tag));
+        bytes = &bytes[whole.total()..];
+    }
+    assert!(bytes.is_empty(), "a message cut in two");
+    tags
+}
+
+fn msg(tag: u8, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    message::frame(&mut out, tag, |out| out.extend_from_slice(body));
+    out
+}
+
+fn parse(name: &str, sql: &str) -> Vec<u8> {
+    msg(b'P', format!("{name}\0{sql}\0\0\0").as_bytes())
+}
+
+fn bind(portal: &str, name: &str, rest: &[u8]) -> Vec<u8> {
+    msg(b'B', &[portal.as_bytes(), b"\0", name.as_bytes(), b"\0", rest].concat())
+}
+
+fn query(sql: &str) -> Vec<u8> {
+    msg(b'Q', format!("{sql}\0").as_bytes())
+}
+
+fn sync() -> Vec<u8> {
+    msg(b'S', b"")
+}
+
+fn execute() -> Vec<u8> {
+    msg(b'E', b"\0\0\0\0\0")
+}
+
+/// A server's messages by their tags; `Z` idle.
+fn server(tags: &str) -> Vec<u8> {
+    tags.bytes().flat_map(|tag| msg(tag, if tag == b'Z' { b"I" } else { b"" })).collect()
+}
+
+/// The name in a Bind or Parse message, and what follows it.
+fn named(message: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let body = &message[5..];
+    let skip = if message[0] == b'B' { body.iter().position(|b| *b == 0).unwrap() + 1 } else { 0 };
+    let end = skip + body[skip..].iter().position(|b| *b == 0).unwrap();
+    (body[skip..end].to_vec(), body[end + 1..].to_vec())
+}
+
+#[test]
+fn a_simple_query_passes_as_it_is() {
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    let bytes = query("select 1");
+    assert_eq!(bench.send(&mut client, &bytes), (bytes, Stop::More));
+    assert_eq!(tags(&bench.answer(&mut client, &server("TDCZ"))), "TDCZ");
+    assert!(bench.exchange.is_free());
+}
+
+#[test]
+fn wherever_the_clients_bytes_are_cut_the_server_gets_the_same() {
+    let bytes = [parse("s", "select $1"), bind("", "s", b"xyz"), execute(), sync(), query("select 2")].concat();
+    let whole = bench_bytes(&bytes, bytes.len());
+    for size in 1..bytes.len() {
+        assert_eq!(bench_bytes(&bytes, size), whole, "in pieces of {size}");
+    }
+}
+
+/// What the server gets of bytes that come in pieces, its random names made equal.
+fn bench_bytes(bytes: &[u8], size: usize) -> Vec<u8> {
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    let mut sent = Vec::new();
+    for piece in bytes.chunks(size) {
+        let (part, stop) = bench.send(&mut client, piece);
+        assert_eq!(stop, Stop::More);
+        sent.extend(part);
+    }
+    let (name, _) = named(&sent);
+    let text = String::from_utf8_lossy(&sent).replace(&*String::from_utf8_lossy(&name), "NAME");
+    text.into_bytes()
+}
+
+#[test]
+fn a_statement_is_parsed_once_per_server_and_bound_under_its_own_name() {
+    let mut bench = Bench::new();
+    let (mut one, mut two) = (Client::default(), Client::default());
+    let (sent, _) =
+        bench.send(&mut one, &[parse("a", "select 1"), bind("p", "a", b"rest"), execute(), sync()].concat());
+    assert_eq!(tags(&sent), "PBES");
+    let (name, _) = named(&sent);
+    assert!(name.starts_with(b"pk_") && name.len() == 35);
+    let bound = &sent[frame::whole(&sent).unwrap().unwrap().total()..];
+    assert_eq!(named(bound), (name, [&b"rest"[..], &execute(), &sync()].concat()));
+    assert_eq!(tags(&bench.answer(&mut one, &server("12CZ"))), "12CZ");
+
+    // Another client, another name, the same text: nothing is sent, and the answer comes in its turn.
+    let (sent, _) = bench.send(&mut two, &[parse("b", "select 1"), bind("", "b", b""), execute(), sync()].concat());
+    assert_eq!(tags(&sent), "BES");
+    assert_eq!(tags(&bench.answer(&mut two, &server("2CZ"))), "12CZ");
+    assert_eq!((bench.stats.prepares.get(), bench.stats.prepare_hits.get()), (1, 1));
+}
+
+#[test]
+fn a_statement_is_sent_again_to_a_server_that_lacks_it() {
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    bench.send(&mut client, &[parse("a", "select 1"), sync()].concat());
+    bench.answer(&mut client, &server("1Z"));
+    bench.cache = Cache::new(2);
+    let (sent, _) = bench.send(&mut client, &[bind("", "a", b""), execute(), sync()].concat());
+    assert_eq!(tags(&sent), "PBES");
+    assert_eq!(tags(&bench.answer(&mut client, &server("12CZ"))), "2CZ", "its answer is not the client's");
+}
+
+#[test]
+fn the_cache_is_bounded_and_its_close_is_not_the_clients() {
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    let statements = ["a", "b", "c"].map(|name| parse(name, &format!("select {name}")));
+    let (sent, _) = bench.send(&mut client, &[statements.concat(), sync()].concat());
+    assert_eq!(tags(&sent), "PPPCS");
+    assert_eq!(tags(&bench.answer(&mut client, &server("1113Z"))), "111Z");
+    assert_eq!(bench.cache.len(), 2);
+}
+
+#[test]
+fn close_of_a_shared_statement_stays_here() {
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    bench.send(&mut client, &[parse("a", "select 1"), sync()].concat());
+    bench.answer(&mut client, &server("1Z"));
+    let (sent, _) = bench.send(&mut client, &[msg(b'C', b"Sa\0"), sync()].concat());
+    assert_eq!(tags(&sent), "S");
+    assert_eq!(tags(&bench.answer(&mut client, &server("Z"))), "3Z");
+    assert!(client.names.get(b"a").is_none());
+    // Portals have names of their own (wire-cases 25), and so have statements nobody prepared (24).
+    let (sent, _) = bench.send(&mut client, &[msg(b'C', b"Pa\0"), msg(b'C', b"Szzz\0"), sync()].concat());
+    assert_eq!(tags(&sent), "CCS");
+}
+
+#[test]
+fn describe_of_a_statement_names_what_the_server_has() {
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    let (sent, _) =
+        bench.send(&mut client, &[parse("a", "select 1"), msg(b'D', b"Sa\0"), msg(b'D', b"P\0"), sync()].concat());
+    assert_eq!(tags(&sent), "PDDS");
+    let (name, _) = named(&sent);
+    let describe = &sent[frame::whole(&sent).unwrap().unwrap().total()..];
+    assert_eq!(&describe[5..5 + 1 + name.len()], &[b"S", &name[..]].concat());
+    assert_eq!(tags(&bench.answer(&mut client, &server("1tTnZ"))), "1tTnZ");
+}
+
+#[test]
+fn an_unknown_name_goes_through_and_fails_there() {
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    let bytes = [bind("", "nobody", b""), execute(), sync()].concat();
+    assert_eq!(bench.send(&mut client, &bytes).0, bytes);
+}
+
+#[test]
+fn nobody_meets_anothers_unnamed_statement() {
+    let mut bench = Bench::new();
+    let (mut one, mut two) = (Client::default(), Client::default());
+    bench.send(&mut one, &[parse("", "select 'one'"), sync()].concat());
+    bench.answer(&mut one, &server("1Z"));
+    // Two has none: the server must not have one either when it comes to the Bind.
+    let (sent, _) = bench.send(&mut two, &[bind("", "", b""), execute(), sync()].concat());
+    assert_eq!(tags(&sent), "CBES");
+    assert_eq!(tags(&bench.answer(&mut two, &server("3EZ"))), "EZ");
+    // One still has its own, which is sent again.
+    let (sent, _) = bench.send(&mut one, &[bind("", "", b""), execute(), sync()].concat());
+    assert_eq!(tags(&sent), "PBES");
+    assert_eq!(named(&sent).0, b"");
+    assert_eq!(tags(&bench.answer(&mut one, &server("12CZ"))), "2CZ");
+    // A simple Query ends it.
+    bench.send(&mut one, &query("select 1"));
+    bench.answer(&mut one, &server("CZ"));
+    assert!(one.names.get(b"").is_none());
+}
+
+#[test]
+fn after_an_error_everything_up_to_sync_is_dropped() {
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    bench.send(&mut client, &[bind("", "x", b"")].concat());
+    assert_eq!(tags(&bench.answer(&mut client, &server("E"))), "E");
+    let bytes = [execute(), query("select 1"), parse("a", "b"), msg(b'd', b"x"), sync(), query("select 2")].concat();
+    assert_eq!(tags(&bench.send(&mut client, &bytes).0), "SQ");
+    assert!(client.names.get(b"a").is_none());
+}
+
+#[test]
+fn copy_data_passes_while_there_is_a_copy() {
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    bench.send(&mut client, &query("copy t from stdin"));
+    bench.answer(&mut client, &server("G"));
+    let data = [msg(b'd', b"1\n"), msg(b'c', b"")].concat();
+    assert_eq!(bench.send(&mut client, &data).0, data);
+    bench.answer(&mut client, &server("CZ"));
+    assert!(bench.exchange.is_free());
+    assert_eq!(bench.send(&mut client, &data).0, b"", "late data goes nowhere");
+}
+
+#[test]
+fn what_binds_is_noticed_and_counted_once() {
+    for (bytes, pin) in [
+        (query("set a = 1"), Pin::Setting),
+        (query("listen x"), Pin::Listen),
+        (msg(b'F', b"\0\0\0\0"), Pin::Code),
+        ([parse("", "select pg_advisory_lock(1)"), bind("", "", b""), sync()].concat(), Pin::AdvisoryLock),
+    ] {
+        let (mut bench, mut client) = (Bench::new(), Client::default());
+        bench.send(&mut client, &bytes);
+        bench.send(&mut client, &bytes);
+        assert_eq!(client.ingress.pin, Some(pin));
+        assert_eq!(bench.stats.pins[pin as usize].get(), 1);
+    }
+}
+
+#[test]
+fn only_bind_runs_what_parse_names() {
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    bench.send(&mut client, &[parse("s", "set a = 1"), sync()].concat());
+    assert_eq!(client.ingress.pin, None);
+    bench.answer(&mut client, &server("1Z"));
+    bench.send(&mut client, &[bind("", "s", b""), execute(), sync()].concat());
+    assert_eq!(client.ingress.pin, Some(Pin::Setting));
+}
+
+#[test]
+fn without_a_cache_named_statements_bind_and_pass() {
+    let (mut bench, mut client) = (Bench { shares: false, ..Bench::new() }, Client::default());
+    let bytes = [parse("s", "select 1"), bind("", "s", b""), execute(), sync()].concat();
+    assert_eq!(bench.send(&mut client, &bytes).0, bytes);
+    assert_eq!(client.ingress.pin, Some(Pin::Prepared));
+}
+
+#[test]
+fn session_mode_rewrites_nothing() {
+    let (mut bench, mut client) = (Bench { mode: Mode::Session, ..Bench::new() }, Client::default());
+    client.ingress = Ingress::new(Mode::Session);
+    let batch =
+        [parse("s", "set a = 1"), bind("", "s", b""), msg(b'D', b"Ss\0"), msg(b'C', b"Ss\0"), execute(), sync()];
+    let bytes = [batch.concat(), query("set b = 2")].concat();
+    assert_eq!(bench.send(&mut client, &bytes).0, bytes);
+    assert_eq!(client.ingress.pin, None);
+    bench.answer(&mut client, &server("12tT3CZCZ"));
+    assert!(bench.exchange.is_free());
+}
+
+#[test]
+fn a_server_forgets_the_sequence_values_of_others_before_it_is_asked() {
+    let lastval = query("select lastval()");
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    let (sent, _) = bench.send(&mut client, &lastval);
+    assert_eq!(sent, [query("DISCARD SEQUENCES"), lastval.clone()].concat());
+    let answer = [msg(b'C', b"DISCARD SEQUENCES\0"), msg(b'Z', b"I"), server("EZ")].concat();
+    assert_eq!(tags(&bench.answer(&mut client, &answer)), "EZ", "its own answer alone");
+    assert_eq!(bench.send(&mut client, &lastval).0, lastval, "nobody else was there since");
+    bench.answer(&mut client, &server("EZ"));
+
+    // Somebody else was: from now on even a plain statement of this client comes after the forgetting.
+    bench.sequences_of = None;
+    assert_eq!(tags(&bench.send(&mut client, &query("begin")).0), "QQ");
+    bench.answer(&mut client, &[server("CZ"), msg(b'C', b"BEGIN\0"), msg(b'Z', b"T")].concat());
+    assert_eq!(bench.send(&mut client, &lastval).0, lastval);
+
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    let (sent, _) = bench.send(&mut client, &[parse("", "select currval('s')"), bind("", "", b""), sync()].concat());
+    assert_eq!(tags(&sent), "QPBS");
+
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    bench.send(&mut client, &query("begin"));
+    bench.answer(&mut client, &[msg(b'C', b"BEGIN\0"), msg(b'Z', b"T")].concat());
+    assert!(matches!(bench.send(&mut client, &lastval).1, Stop::Fatal(SqlState::FEATURE_NOT_SUPPORTED, _)));
+}
+
+#[test]
+fn statement_mode_does_not_tell_that_a_transaction_was_begun() {
+    let (mut bench, mut client) = (Bench { mode: Mode::Statement, ..Bench::new() }, Client::default());
+    bench.send(&mut client, &query("begin"));
+    assert_eq!(tags(&bench.answer(&mut client, &[msg(b'C', b"BEGIN\0"), msg(b'Z', b"T")].concat())), "C");
+    assert_eq!(bench.exchange.status(), b'T');
+}
+
+#[test]
+fn long_messages_stream_and_those_that_must_be_whole_are_bounded() {
+    let mut bench = Bench { max: SMALL, ..Bench::new() };
+    let mut client = Client::default();
+    let long = query(&"x".repeat(3 * SMALL));
+    let (sent, stop) = bench.send(&mut client, &long[..SMALL]);
+    assert_eq!((sent.len(), stop), (SMALL, Stop::More));
+    assert!(!client.ingress.is_between_messages());
+    assert_eq!(client.ingress.pin, Some(Pin::Setting), "nobody has looked at all of it");
+    let (sent, _) = bench.send(&mut client, &long[SMALL..2 * SMALL]);
+    assert_eq!(sent.len(), SMALL);
+    let (sent, _) = bench.send(&mut client, &long[2 * SMALL..]);
+    assert_eq!(sent.len(), long.len() - 2 * SMALL);
+    assert!(client.ingress.is_between_messages());
+
+    let mut client = Client::default();
+    let long = parse("s", &"x".repeat(3 * SMALL));
+    let stop = bench.send(&mut client, &long[..SMALL]).1;
+    assert!(matches!(stop, Stop::Fatal(SqlState::PROGRAM_LIMIT, _)), "{stop:?}");
+}
+
+#[test]
+fn a_clients_statements_are_bounded_together() {
+    let mut bench = Bench { max: 1024, ..Bench::new() };
+    let mut client = Client::default();
+    for n in 0.. {
+        let (_, stop) = bench.send(&mut client, &[parse(&format!("s{n}"), &"x".repeat(900)), sync()].concat());
+        if let Stop::Fatal(code, _) = stop {
+            assert_eq!(code, SqlState::PROGRAM_LIMIT);
+            assert!((16..20).contains(&n), "{n}");
+            return;
+        }
+        // The text is known to the server after the first time.
+        bench.answer(&mut client, &server(if n == 0 { "1Z" } else { "Z" }));
+    }
+}
+
+#[test]
+fn garbage_ends_the_client() {
+    for bytes in
+        [&b"p\0\0\0\x04"[..], b"Z\0\0\0\x05I", b"Q\0\0\0\x03", b"Q\xff\xff\xff\xff", b"\0\0\0\0\x04", b"B\0\0\0\x05x"]
+    {
+        let (mut bench, mut client) = (Bench::new(), Client::default());
+        let (sent, stop) = bench.send(&mut client, bytes);
+        assert!(sent.is_empty() && matches!(stop, Stop::Fatal(SqlState::PROTOCOL_VIOLATION, _)), "{bytes:?}: {stop:?}");
+    }
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    assert_eq!(bench.send(&mut client, &msg(b'X', b"")).1, Stop::Terminate);
+}
+
+#[test]
+fn large_rows_pass_in_pieces() {
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    bench.send(&mut client, &query("select"));
+    let bytes = [msg(b'T', b"x"), msg(b'D', &vec![7; 3 * SMALL]), msg(b'C', b"SELECT 1\0"), msg(b'Z', b"I")].concat();
+    assert_eq!(bench.answer(&mut client, &bytes), bytes);
+}
+
+#[test]
+fn what_the_server_says_of_itself_is_understood() {
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    bench.send(&mut client, &query("discard all"));
+    bench.answer(&mut client, &msg(b'E', b"SERROR\0VERROR\0C25006\0Mx\0\0"));
+    assert!(bench.egress.read_only && !bench.egress.fatal);
+    bench.answer(&mut client, &msg(b'E', b"SFATAL\0VFATAL\0C57P01\0Mx\0\0"));
+    assert!(bench.egress.fatal && !bench.egress.own_fault);
+    bench.answer(&mut client, &msg(b'E', b"SFATAL\0VFATAL\0C25P03\0Mx\0\0"));
+    assert!(bench.egress.own_fault);
+}
+
+#[test]
+fn discard_all_ends_every_named_statement() {
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    bench.send(&mut client, &[parse("a", "select 1"), sync()].concat());
+    bench.answer(&mut client, &server("1Z"));
+    bench.send(&mut client, &query("discard all"));
+    bench.answer(&mut client, &[msg(b'C', b"DISCARD ALL\0"), msg(b'Z', b"I")].concat());
+    assert!(client.names.get(b"a").is_none() && bench.cache.is_empty());
+}
+
+/// Size of the future that a function makes.
+fn size_of_future<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+    size_of::<F>()
+}
+
+#[test]
+fn a_client_costs_little_memory() {
+    // Every idle client keeps one of these, and little else: each local that lives across an await adds to all.
+    let size = size_of_future(super::serve);
+    assert!(size <= 1024, "a client's task takes {size} bytes");
+}
