@@ -136,10 +136,12 @@ impl<K: Clone + Eq> Engine<K> {
         let mut next = self.pending.first();
         while let Some(request) = next {
             next = self.pending.after(request);
-            let Some(pending) = self.pending.get(request) else { return };
-            if patient_since.is_some_and(|since| pending.since > since + OVERTAKING) || patient == PASSED_OVER_MOST {
-                break;
+            let Some(since) = self.pending.get(request).map(|pending| pending.since) else { return };
+            if patient_since.is_some_and(|first| since > first + OVERTAKING) || patient == PASSED_OVER_MOST {
+                self.make_room(std::mem::take(&mut patient), now, fx);
+                patient_since = None;
             }
+            let Some(pending) = self.pending.get(request) else { return };
             if let Some((place, conn)) = self.find_usable(&pending.key, now) {
                 self.idle.remove(place);
                 self.pending.remove(request);
@@ -163,7 +165,12 @@ impl<K: Clone + Eq> Engine<K> {
                 self.close_longest_idle(now, fx);
             }
         }
-        for _ in 0..patient {
+        self.make_room(patient, now, fx);
+    }
+
+    /// Closes an idle connection each for so many requests that none of them fits.
+    fn make_room(&mut self, requests: u32, now: Instant, fx: &mut Effects<K>) {
+        for _ in 0..requests {
             self.close_longest_idle(now, fx);
         }
     }

@@ -84,6 +84,23 @@ fn no_more_are_overtaken_at_once_than_may_be() {
 }
 
 #[test]
+fn everybody_whom_nothing_idle_fits_gets_room_at_once() {
+    let sized = |size| Settings { max_overflow: Some(0), size, ..settings() };
+    let mut b = Bench::new(sized(5));
+    let out = ['a', 'a', 'z', 'x', 'x'].map(|key| b.lend(key));
+    b.discard(out[3]);
+    b.discard(out[4]);
+    for _ in 0..2 {
+        assert_eq!(b.request('z'), [], "each has a slot, once what is closing has ended");
+        b.now += secs(1);
+    }
+    assert_eq!((b.back(out[0]), b.back(out[1])), (vec![], vec![]));
+    let fx = b.set(sized(3), Replace::Keep);
+    let reason = CloseReason::OtherKey;
+    assert_eq!(closes(&fx), [(out[0], reason), (out[1], reason)], "the slots are gone");
+}
+
+#[test]
 fn an_opening_under_way_for_the_oldest_lets_the_later_one_go_first() {
     let mut b = Bench::new(settings());
     let out = [b.lend('a'), b.lend('a')];
