@@ -50,7 +50,7 @@ fn postgresql_never_says_too_many_connections() {
         .set("pool.size", LIMIT - 3)
         .set("pool.maxOverflow", 3)
         .set("pool.recycle", "1s")
-        .set("pool.recycleJitter", 20)
+        .set("pool.recycleJitter", "20%")
         .set("pool.idleTimeout", "1s")
         .set("health.interval", "1s")
         .set("health.timeout", "1s");
