@@ -108,7 +108,8 @@ pub fn walk(value: Value) -> Walked {
         }
     };
     for (key, _) in object {
-        walk.unknown(&key, "", &Map::new());
+        let fields = ["apiVersion", "kind", "metadata", "spec"];
+        walk.unknown(&key, "", &fields.iter().map(|field| ((*field).to_owned(), Value::Null)).collect());
     }
     let spec = spec.unwrap_or_else(|| placeholder(spec_schema));
     let repaired =
@@ -250,16 +251,22 @@ impl Walk<'_> {
             self.refuse(path, format!("has {} items: write at most {max}", items.len()));
             return None;
         }
-        let items = items.into_iter().enumerate();
-        let kept = items.filter_map(|(i, item)| self.node(&schema["items"], item, &format!("{path}[{i}]")));
-        Some(Value::Array(kept.collect()))
+        // A placeholder keeps the others' numbers.
+        let mut check = |(i, item)| {
+            let inner = format!("{path}[{i}]");
+            self.node(&schema["items"], item, &inner).unwrap_or_else(|| placeholder(&schema["items"]))
+        };
+        Some(items.into_iter().enumerate().map(&mut check).collect())
     }
 
     /// A field that nobody knows: perhaps misspelt, perhaps in the wrong place.
     fn unknown(&mut self, key: &str, path: &str, siblings: &Map<String, Value>) {
-        let inner = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
-        let near = siblings.keys().map(|name| (distance(key, name), name)).min();
-        let near = near.filter(|(distance, name)| distance * 3 <= name.len()).map(|(_, name)| format!("{path}.{name}"));
+        let inner = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+        // pool.poolSize is pool.size.
+        let (parent, plain) = (plain(path.rsplit('.').next().unwrap_or_default()), plain(key));
+        let short = plain.strip_prefix(&parent).unwrap_or(&plain);
+        let near = siblings.keys().map(|name| (distance(key, name).min(distance(short, name)), name)).min();
+        let near = near.filter(|(distance, name)| distance * 3 <= name.len()).map(|(_, name)| inner(name));
         let suggestion = near.or_else(|| {
             let mut elsewhere = Vec::new();
             find(&self.root["properties"]["spec"], "spec", key, &mut elsewhere);
@@ -270,7 +277,7 @@ impl Walk<'_> {
             None => "is unknown: remove it".to_owned(),
         };
         self.broken.extend(suggestion);
-        self.problems.push(Problem::new(inner, message));
+        self.problems.push(Problem::new(inner(key), message));
     }
 }
 

@@ -416,7 +416,7 @@ pub struct ListenSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 512, max = 65536))]
     pub max_startup_packet: Option<i32>,
-    /// Bytes held for one client at most; larger messages pass through in pieces. 1048576 when left out.
+    /// Bytes held for one client at most. Data of any length passes in pieces; the text of a statement to prepare must fit. 1048576 when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 65536, max = 1_073_741_824))]
     pub max_buffered: Option<i32>,

@@ -14,6 +14,8 @@ pub use super::v1alpha1::{Auth, DbPoolPolicy, DbPoolPolicySpec, Mode, Preset, Re
 use crate::pool;
 
 mod rules;
+#[cfg(test)]
+mod tests;
 
 /// Where unix sockets lie unless the policy says otherwise.
 pub const DEFAULT_SOCKET_DIR: &str = "/run/poolkeeper";
@@ -186,7 +188,7 @@ pub fn resolve(policy: &DbPoolPolicy) -> Result<Resolved, Vec<Problem>> {
 pub fn resolve_value(value: serde_json::Value) -> Result<Resolved, Vec<Problem>> {
     let schema::Walked { mut problems, repaired, broken } = schema::walk(value);
     match serde_json::from_value::<DbPoolPolicy>(repaired) {
-        Ok(policy) => match rules::settle(policy, &broken) {
+        Ok(policy) => match rules::settle(policy, broken) {
             Ok(resolved) if problems.is_empty() => return Ok(resolved),
             Ok(_) => {}
             Err(mut more) => problems.append(&mut more),

@@ -19,25 +19,26 @@ use crate::pool;
 const PING_AFTER: StdDuration = StdDuration::from_millis(500);
 
 /// Decides every value of a policy that fits the schema, but for the values at `broken`, which were refused before.
-pub fn settle(policy: DbPoolPolicy, broken: &[String]) -> Result<Resolved, Vec<Problem>> {
+pub fn settle(policy: DbPoolPolicy, broken: Vec<String>) -> Result<Resolved, Vec<Problem>> {
     let mut rules = Rules { broken, problems: Vec::new() };
     let resolved = rules.policy(policy);
     if rules.problems.is_empty() { resolved } else { Err(rules.problems) }
 }
 
 /// Fills in defaults, reads values and collects problems.
-struct Rules<'a> {
+struct Rules {
     /// Paths whose values were refused already: no second problem is built upon them.
-    broken: &'a [String],
+    broken: Vec<String>,
     problems: Vec<Problem>,
 }
 
-impl Rules<'_> {
+impl Rules {
     /// Adds the problem unless it rests on values that were refused themselves.
     fn refuse(&mut self, path: &str, inputs: &[&str], message: impl Into<String>) {
         let rests_on = |broken: &String| inputs.iter().chain([&path]).any(|input| schema::within(broken, input));
         if !self.broken.iter().any(rests_on) {
             self.problems.push(Problem::new(path, message));
+            self.broken.push(path.to_owned());
         }
     }
 
@@ -100,13 +101,14 @@ impl Rules<'_> {
         }
         for (index, requirement) in selector.match_expressions.iter().flatten().enumerate() {
             let path = format!("spec.selector.matchExpressions[{index}].values");
+            let operator = format!("spec.selector.matchExpressions[{index}].operator");
             let values = requirement.values.as_ref().is_some_and(|values| !values.is_empty());
             match (requirement.operator, values) {
                 (v1::Operator::In | v1::Operator::NotIn, false) => {
-                    self.refuse(&path, &[], "In and NotIn need values: write at least one");
+                    self.refuse(&path, &[&operator], "In and NotIn need values: write at least one");
                 }
                 (v1::Operator::Exists | v1::Operator::DoesNotExist, true) => {
-                    self.refuse(&path, &[], "Exists and DoesNotExist take no values: leave them out");
+                    self.refuse(&path, &[&operator], "Exists and DoesNotExist take no values: leave them out");
                 }
                 _ => {}
             }

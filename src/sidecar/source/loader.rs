@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 
 use super::inputs::Inputs;
 use super::{Finding, Policy, Rejection, Snapshot, State};
-use crate::api::resolve::Resolved;
+use crate::api::resolve::{Listen, Resolved};
 use crate::api::schema;
 
 /// Reads, judges and publishes configurations.
@@ -118,6 +118,10 @@ fn log_changes(old: &Snapshot, new: &Snapshot) {
             info!(policy = name, revision, changes, "policy changed");
         }
         log_credentials(old, policy);
+    }
+    let bound = |listen: &Listen| (listen.address, listen.port, listen.socket.clone());
+    if bound(&old.listen) != bound(&new.listen) {
+        warn!("listen.address, port and socket stay as they are until the sidecar is started again");
     }
     if old.tls != new.tls {
         info!("certificate for clients changed");

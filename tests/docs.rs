@@ -1,0 +1,50 @@
+//! What is generated from the types and checked in is up to date. `POOLKEEPER_BLESS=1 cargo test --test docs` writes it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// What the command prints.
+fn printed(command: &str) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_poolkeeper")).arg(command).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Holds a file of the repository against what it should be, or writes it.
+fn hold(file: &str, wanted: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    if std::env::var_os("POOLKEEPER_BLESS").is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, wanted).unwrap();
+    }
+    let is = fs::read_to_string(&path).unwrap_or_default();
+    let differs = is.lines().zip(wanted.lines()).find(|(is, wanted)| is != wanted);
+    assert!(
+        is == wanted,
+        "{file} is not what the types say (POOLKEEPER_BLESS=1 cargo test --test docs writes it); first difference: {differs:#?}"
+    );
+}
+
+#[test]
+fn the_crd_is_up_to_date() {
+    hold("crds/dbpoolpolicies.poolkeeper.dev.yaml", &printed("crd"));
+}
+
+#[test]
+fn the_table_of_settings_is_up_to_date() {
+    hold("docs/settings.md", &printed("docs"));
+}
+
+#[test]
+fn the_readmes_table_is_up_to_date() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap_or_default();
+    let (begin, end) = ("<!-- settings:begin -->\n", "<!-- settings:end -->");
+    let Some((before, rest)) = readme.split_once(begin) else { return };
+    let (_, after) = rest.split_once(end).expect("the README's settings have a beginning and no end");
+    // Without the page's own heading.
+    let table: String = printed("docs").split_inclusive('\n').filter(|line| !line.starts_with("# ")).collect();
+    hold("README.md", &format!("{before}{begin}{table}{end}{after}"));
+}
