@@ -21,6 +21,10 @@ class Pooler:
         """Sets the pool's size by the pooler's own configuration file; the time just before it was saved."""
         raise NotImplementedError
 
+    def applied(self):
+        """When the configuration in force was applied (seconds since 1970), where the pooler says so."""
+        return None
+
     def stop(self):
         raise NotImplementedError
 
@@ -46,6 +50,9 @@ class Poolkeeper(Pooler):
 
     def resize(self, size):
         return self.sidecar.change(pool={"size": size})
+
+    def applied(self):
+        return self.sidecar.status()["pools"][0]["applied_seconds"]
 
     def stop(self):
         self.sidecar.stop()

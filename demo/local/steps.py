@@ -25,7 +25,8 @@ def numbers(status):
 def play(stage):
     """All steps in turn; a list of (change, seconds from save to effect, seen as)."""
     effects = []
-    stage.watch(5)
+    wait_for(lambda: stage.load.tps, "the first second of load", seconds=60)
+    stage.watch(4)
     for step in (shrink, grow, recycle, bad_value, mend, rotate):
         effects.append(step(stage))
         stage.watch(6)
@@ -85,10 +86,10 @@ def mend(stage):
 def rotate(stage):
     change = "another password for the database's role"
     stage.view.say(f"\n==> {change}: the secret first, then the role. Servers that are open stay, new ones log in with it.")
+    before = stage.sidecar.status()["reloads"]["applied"]
     saved = stage.sidecar.write_secret("password", SECOND_PASSWORD)
-    applied = stage.sidecar.status()["reloads"]["applied"]
-    stage.watch(1)
-    stage.view.say(f"    ALTER ROLE app PASSWORD …  (the sidecar has read the secret: {applied} configurations so far)")
+    wait_for(lambda: stage.sidecar.status()["reloads"]["applied"] > before, "the sidecar to have read the secret")
+    stage.view.say(f"    the sidecar has read it after {(time.time() - saved) * 1000:.0f} ms; now ALTER ROLE app PASSWORD …")
     stage.admin.query(f"ALTER ROLE app PASSWORD '{SECOND_PASSWORD}'")
     stage.newcomers.password = SECOND_PASSWORD
     altered = time.time()

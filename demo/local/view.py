@@ -1,10 +1,11 @@
 """The live table. On a terminal it is redrawn in place; elsewhere a line is printed now and then."""
 
+import shutil
 import sys
 import threading
 import time
 
-HEAD = f"{'time':>6}  {'size':>4} {'over':>4}  {'in use':>6} {'idle':>5} {'waiting':>7}  {'at server':>9}  {'clients':>7}  {'tps':>6} {'latency':>8}  pool"
+HEAD = f"{'time':>6} {'size':>5} {'over':>4} {'in use':>6} {'idle':>4} {'waiting':>7} {'at server':>9} {'clients':>7} {'tps':>5} {'latency':>8}  pool"
 
 
 class View:
@@ -67,8 +68,8 @@ class View:
         at = time.monotonic() - self.began
         bar = _bar(n["in_use"], n["idle"], n["limit"])
         return (
-            f"{at:5.1f}s  {n['size']:>4} {n['max_overflow']:>4}  {n['in_use']:>6} {n['idle']:>5} {n['waiting']:>7}  {n['at_server']:>9}  "
-            f"{n['clients']:>7}  {n['tps']:>6.0f} {n['latency']:>5.1f} ms  {bar}"
+            f"{at:5.1f}s {n['size']:>5} {n['max_overflow']:>4} {n['in_use']:>6} {n['idle']:>4} {n['waiting']:>7} {n['at_server']:>9} "
+            f"{n['clients']:>7} {n['tps']:>5.0f} {n['latency']:>5.1f} ms  {bar}"
         )
 
     def _erase(self):
@@ -78,16 +79,18 @@ class View:
 
     def _draw(self):
         if self.live and self.rows:
-            print(f"\x1b[2m{HEAD}\x1b[0m")
+            width = shutil.get_terminal_size().columns - 1  # a row that wraps would count as two
+            print(f"\x1b[2m{HEAD[:width]}\x1b[0m")
             for row in self.rows[:-1]:
-                print(row)
-            print(f"\x1b[1m{self.rows[-1]}\x1b[0m")
+                print(row[:width])
+            print(f"\x1b[1m{self.rows[-1][:width]}\x1b[0m")
             self.drawn = len(self.rows) + 1
         sys.stdout.flush()
 
 
 def _bar(in_use, idle, limit, width=30):
-    """# = in use, - = open and idle, . = may be opened; a character stands for 70 / width connections at least."""
-    scale = max(limit, in_use + idle, 1) / width if max(limit, in_use + idle) > width else 1
+    """# = in use, - = open and idle, . = may be opened; a character is one connection, of a larger pool the limit's 30th part."""
+    most = max(limit, in_use + idle)
+    scale = most / width if most > width else 1
     used, free = round(in_use / scale), round(idle / scale)
     return "#" * used + "-" * free + "." * max(0, round(limit / scale) - used - free)
