@@ -170,7 +170,7 @@ impl Exchange {
     /// A simple Query of our own is sent now; the server is free.
     pub fn own_query(&mut self) {
         let also = Also { swallow: true, ..Also::default() };
-        self.owed.push_back(Owed { expect: Expect::OwnQuery, also });
+        self.owed.push_back(Owed::new(Expect::OwnQuery, also));
     }
 
     /// A message of the extended protocol is sent now.
