@@ -58,6 +58,14 @@ struct Also {
 struct Owed {
     expect: Expect,
     also: Also,
+    /// Number of the named statement that it runs or describes; 0 for none.
+    statement: u64,
+}
+
+impl Owed {
+    fn new(expect: Expect, also: Also) -> Self {
+        Self { expect, also, statement: 0 }
+    }
 }
 
 /// Whether the server reads rows from the client.
@@ -149,65 +157,74 @@ impl Exchange {
     /// Notes a probe: a Close for a statement that does not exist and a Sync are sent now.
     pub fn probe(&mut self) {
         let also = Also { swallow: true, ..Also::default() };
-        self.owed.push_back(Owed { expect: Expect::Close, also });
-        self.owed.push_back(Owed { expect: Expect::Sync, also });
+        self.owed.push_back(Owed::new(Expect::Close, also));
+        self.owed.push_back(Owed::new(Expect::Sync, also));
     }
 
     /// A simple Query or a FunctionCall is sent now.
     pub fn query(&mut self, expect: Expect, names: bool) {
         self.batch = false;
-        self.owed.push_back(Owed { expect, also: Also { names, ..Also::default() } });
+        self.owed.push_back(Owed::new(expect, Also { names, ..Also::default() }));
     }
 
     /// A simple Query of our own is sent now; the server is free.
     pub fn own_query(&mut self) {
         let also = Also { swallow: true, ..Also::default() };
-        self.owed.push_back(Owed { expect: Expect::OwnQuery, also });
+        self.owed.push_back(Owed::new(Expect::OwnQuery, also));
     }
 
     /// A message of the extended protocol is sent now.
     pub fn extended(&mut self, expect: Expect) {
         self.batch = true;
-        self.owed.push_back(Owed { expect, also: Also::default() });
+        self.owed.push_back(Owed::new(expect, Also::default()));
+    }
+
+    /// A Bind or a Describe for a named statement is sent now.
+    pub fn uses(&mut self, expect: Expect, statement: u64) {
+        self.batch = true;
+        self.owed.push_back(Owed { statement, ..Owed::new(expect, Also::default()) });
+    }
+
+    /// The named statement that the server is at now, if its oldest unanswered message is about one.
+    pub fn statement(&self) -> Option<u64> {
+        self.owed.front().map(|owed| owed.statement).filter(|statement| *statement != 0)
     }
 
     /// A client's Parse is sent now; its names change with the answer.
     pub fn parse(&mut self, names: bool) {
         self.batch = true;
-        self.owed.push_back(Owed { expect: Expect::Parse, also: Also { names, parsing: true, ..Also::default() } });
+        self.owed.push_back(Owed::new(Expect::Parse, Also { names, parsing: true, ..Also::default() }));
     }
 
     /// A Parse of our own is sent now: the server lacks a statement.
     pub fn reparse(&mut self) {
         self.batch = true;
-        self.owed
-            .push_back(Owed { expect: Expect::Parse, also: Also { swallow: true, parsing: true, ..Also::default() } });
+        self.owed.push_back(Owed::new(Expect::Parse, Also { swallow: true, parsing: true, ..Also::default() }));
     }
 
     /// A Close of our own is sent now: the server's cache is full.
     pub fn evict(&mut self) {
         self.batch = true;
-        self.owed
-            .push_back(Owed { expect: Expect::Close, also: Also { swallow: true, closing: true, ..Also::default() } });
+        self.owed.push_back(Owed::new(Expect::Close, Also { swallow: true, closing: true, ..Also::default() }));
     }
 
     /// A client's Close is sent now; its names change with the answer.
     pub fn close(&mut self, names: bool) {
         self.batch = true;
-        self.owed.push_back(Owed { expect: Expect::Close, also: Also { names, ..Also::default() } });
+        self.owed.push_back(Owed::new(Expect::Close, Also { names, ..Also::default() }));
     }
 
     /// A Close of our own is sent now, for something that the server may not have.
     pub fn close_quietly(&mut self) {
         self.batch = true;
-        self.owed.push_back(Owed { expect: Expect::Close, also: Also { swallow: true, ..Also::default() } });
+        self.owed.push_back(Owed::new(Expect::Close, Also { swallow: true, ..Also::default() }));
     }
 
     /// The client is to get this message in its turn; nothing is sent. Its names change with it.
     pub fn own(&mut self, tag: u8) {
         // The client must send Sync after it, and only a server can answer that in order.
         self.batch = true;
-        self.owed.push_back(Owed { expect: Expect::Own(tag), also: Also { names: true, ..Also::default() } });
+        self.owed.push_back(Owed::new(Expect::Own(tag), Also { names: true, ..Also::default() }));
     }
 
     /// A Sync is sent now.
@@ -219,7 +236,7 @@ impl Exchange {
         }
         self.batch = false;
         self.failed = false;
-        self.owed.push_back(Owed { expect: Expect::Sync, also: Also::default() });
+        self.owed.push_back(Owed::new(Expect::Sync, Also::default()));
     }
 
     /// CopyDone or CopyFail is sent now.
@@ -228,7 +245,7 @@ impl Exchange {
             self.copy = Copy::Ended;
         } else if !self.owed.is_empty() {
             // Sent ahead of CopyInResponse: what follows is no part of the COPY (wire-cases 40).
-            self.owed.push_back(Owed { expect: Expect::CopyEnd, also: Also::default() });
+            self.owed.push_back(Owed::new(Expect::CopyEnd, Also::default()));
         }
     }
 
@@ -294,7 +311,7 @@ impl Exchange {
 
     /// Appends the answers of our own whose turn has come.
     pub fn take_own(&mut self, out: &mut Vec<u8>, names: &mut Names) {
-        while let Some(Owed { expect: Expect::Own(tag), also }) = self.owed.front().copied() {
+        while let Some(Owed { expect: Expect::Own(tag), also, .. }) = self.owed.front().copied() {
             out.extend_from_slice(&[tag, 0, 0, 0, 4]);
             if also.names {
                 names.apply();

@@ -13,12 +13,16 @@ const STATE: [(&str, &str, &str); 9] = [
         "SELECT set_config('app.who', 'me', false)",
         "SELECT coalesce(current_setting('app.who', true), '') = 'me'",
     ),
-    ("a temporary table", "CREATE TEMP TABLE mine AS SELECT 1", "SELECT to_regclass('pg_temp.mine') IS NOT NULL"),
+    (
+        "a temporary table",
+        "CREATE TEMP TABLE mine AS SELECT 1",
+        "SELECT count(*) = 1 FROM pg_class WHERE relname = 'mine' AND relnamespace = pg_my_temp_schema()",
+    ),
     ("LISTEN", "LISTEN news", "SELECT count(*) = 1 FROM pg_listening_channels()"),
     (
         "an advisory lock",
         "SELECT pg_advisory_lock(42)",
-        "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()",
+        "SELECT count(*) = 1 FROM pg_locks WHERE locktype LIKE 'adv%' AND pid = pg_backend_pid()",
     ),
     ("SQL PREPARE", "PREPARE mine AS SELECT 1", "SELECT count(*) = 1 FROM pg_prepared_statements WHERE name = 'mine'"),
     (
@@ -121,9 +125,10 @@ fn statement_mode_has_no_transactions_of_several_statements() {
     for begin in ["BEGIN", "START TRANSACTION", "SELECT 1; BEGIN; SELECT 2"] {
         let mut client = bed.client();
         client.works();
-        let error = client.query(begin).expect_err("a transaction was begun");
-        assert_eq!(error.code.len(), 5, "{error:?}");
-        assert_ne!(error.code, "-----", "{error:?}");
+        // Refused, or answered and then ended: in either case nothing can follow inside it.
+        if client.query(begin).is_ok() {
+            client.expect_end(Some("0A000"));
+        }
         other.works();
     }
     let mut client = bed.client();
@@ -178,11 +183,14 @@ fn sequence_values_are_this_sessions_or_an_error() {
         }
         a.works();
     }
-    // In one transaction it is right.
-    a.rows("BEGIN");
-    let next = a.value("SELECT nextval('s')");
-    assert_eq!(a.value("SELECT currval('s')"), next);
-    a.rows("COMMIT");
+    // In one transaction it is right, or refused.
+    let mut c = bed.client();
+    c.rows("BEGIN");
+    let next = c.value("SELECT nextval('s')");
+    match c.query("SELECT currval('s')") {
+        Ok(rows) => assert_eq!(rows[0][0], Some(next)),
+        Err(error) => assert_eq!(error.code, "0A000", "{error:?}"),
+    }
 }
 
 #[test]

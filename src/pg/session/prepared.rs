@@ -73,6 +73,20 @@ impl Registry {
         known.statements.insert(tail.into(), Arc::downgrade(&statement));
         Ok(statement)
     }
+
+    /// What this statement returns has changed since it was prepared (`cached plan must not change result type`): who
+    /// has it goes on meeting that error, as in PostgreSQL; who prepares the same text again gets a new one
+    /// (wire-cases 34).
+    pub fn retire(&self, statement: &Arc<Statement>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known
+            .statements
+            .get(&statement.tail)
+            .is_some_and(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(statement)))
+        {
+            known.statements.remove(&statement.tail);
+        }
+    }
 }
 
 fn random_name() -> Result<Box<[u8]>, getrandom::Error> {
@@ -211,6 +225,11 @@ impl Cache {
             return self.unnamed.as_ref().is_some_and(|held| held.is(statement));
         }
         self.held.get(&statement.id).is_some()
+    }
+
+    /// The statement with this number, if the server has it; not marked as used.
+    pub fn peek(&self, id: u64) -> Option<&Arc<Statement>> {
+        self.held.peek(&id)
     }
 
     /// A Parse for this statement is sent now.

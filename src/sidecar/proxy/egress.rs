@@ -6,7 +6,7 @@ use super::ingress::Ingress;
 use crate::pg::exchange::{Exchange, OutOfStep, Verdict};
 use crate::pg::frame::{self, HEADER};
 use crate::pg::message::ErrorFields;
-use crate::pg::session::prepared::{Cache, Names};
+use crate::pg::session::prepared::{Cache, Names, Registry};
 use crate::pg::session::scan;
 use crate::sidecar::stats::Worker;
 
@@ -35,6 +35,8 @@ pub struct Sides<'a> {
     pub cache: &'a mut Cache,
     /// The client's names for statements.
     pub names: &'a mut Names,
+    /// All statements of the database.
+    pub statements: &'a Registry,
     /// The client's side: what binds it to the server.
     pub ingress: &'a mut Ingress,
     /// Bytes for the client.
@@ -108,6 +110,7 @@ impl Egress {
                     None => break,
                 },
             };
+            let statement = if header.tag == b'E' { sides.exchange.statement() } else { None };
             let verdict = sides.exchange.on_server(header.tag, body, sides.names, sides.cache)?;
             let forward = verdict == Verdict::Forward;
             let n = total.min(rest.len());
@@ -121,6 +124,9 @@ impl Egress {
             self.take(n, forward, input, sides.out);
             if forward {
                 self.note(header.tag, body, sides, &mut seen);
+            }
+            if let Some(statement) = statement {
+                retire_if_changed(statement, body, sides);
             }
             if sides.exchange.has_own() {
                 self.own(sides);
@@ -165,6 +171,15 @@ impl Egress {
             b'S' => seen.parameter = true,
             _ => {}
         }
+    }
+}
+
+/// A statement failed: if because its result has changed, it is not handed to anybody else.
+fn retire_if_changed(statement: u64, error: &[u8], sides: &Sides<'_>) {
+    let changed = ErrorFields::parse(error)
+        .is_some_and(|fields| fields.code == "0A000" && fields.routine == "RevalidateCachedQuery");
+    if let Some(statement) = sides.cache.peek(statement).filter(|_| changed) {
+        sides.statements.retire(statement);
     }
 }
 

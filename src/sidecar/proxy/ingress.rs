@@ -337,7 +337,7 @@ impl Ingress {
                         out.push(0);
                     });
                     input.skip(HEADER + head);
-                    server.exchange.extended(Expect::Bind);
+                    server.exchange.uses(Expect::Bind, statement.id);
                     return self.forward(input, total - HEADER - head, server);
                 }
             }
@@ -363,7 +363,7 @@ impl Ingress {
         match (tag, known) {
             (b'D', Some(statement)) => {
                 ensure(&statement, server, rules);
-                server.exchange.extended(Expect::DescribeStatement);
+                server.exchange.uses(Expect::DescribeStatement, statement.id);
                 if statement.name.is_empty() {
                     return self.forward(input, total, server);
                 }

@@ -133,6 +133,7 @@ impl Relay<'_> {
             exchange: &mut conn.exchange,
             cache: &mut conn.cache,
             names: &mut self.client.names,
+            statements: self.rules.statements,
             ingress: &mut self.client.ingress,
             out: &mut conn.to_client,
             single: self.rules.mode == Mode::Statement,

@@ -96,6 +96,7 @@ impl Bench {
                 exchange: &mut self.exchange,
                 cache: &mut self.cache,
                 names: &mut client.names,
+                statements: &self.registry,
                 ingress: &mut client.ingress,
                 out: &mut out,
                 single: self.mode == Mode::Statement,
