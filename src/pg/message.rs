@@ -269,6 +269,8 @@ pub struct ErrorFields<'a> {
     pub detail: Cow<'a, str>,
     /// What to do about it.
     pub hint: Cow<'a, str>,
+    /// The function of the server's source that said it.
+    pub routine: &'a str,
 }
 
 impl<'a> ErrorFields<'a> {
@@ -287,6 +289,7 @@ impl<'a> ErrorFields<'a> {
                 b'M' => fields.message = String::from_utf8_lossy(text),
                 b'D' => fields.detail = String::from_utf8_lossy(text),
                 b'H' => fields.hint = String::from_utf8_lossy(text),
+                b'R' => fields.routine = plain(),
                 _ => {}
             }
         }
