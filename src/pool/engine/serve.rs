@@ -30,6 +30,10 @@ impl<K: Clone + Eq> Engine<K> {
             fx.push_back(Effect::Fail { request, why: Refusal::Closed });
         } else if let Some(conn) = self.pick(|_| true, now, fx) {
             self.grant(request, conn, now, fx);
+            self.probed += 1;
+            if let Some(server) = self.server_mut(conn) {
+                server.probed = true;
+            }
         } else if self.slots() > self.unopened(now) {
             self.push_pending(request, key, now);
             self.pump(now, fx);
