@@ -108,6 +108,9 @@ pub enum Change {
     Unnamed(Option<Arc<Statement>>),
 }
 
+/// What a pending change takes, with its name and with its note in the exchange.
+const PENDING: usize = 128;
+
 /// One client's prepared statements by the names it gave them.
 #[derive(Debug, Default)]
 pub struct Names {
@@ -177,9 +180,9 @@ impl Names {
         self.bytes = 0;
     }
 
-    /// Bytes of names and texts that this client holds.
+    /// Bytes of names and texts that this client holds, and of changes that wait for their answers.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.pending.len() * PENDING
     }
 
     /// Gives memory back while the client is idle.
@@ -264,6 +267,14 @@ impl Cache {
             self.unnamed = None;
         } else if !self.preparing.iter().any(|later| later.is(&statement)) {
             self.held.pop(&statement.id);
+        }
+    }
+
+    /// The server says that it does not have this statement.
+    pub fn lost(&mut self, id: u64) {
+        // One that is under way again will be there.
+        if !self.preparing.iter().any(|later| later.id == id) {
+            self.held.pop(&id);
         }
     }
 

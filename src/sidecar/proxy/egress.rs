@@ -126,7 +126,7 @@ impl Egress {
                 self.note(header.tag, body, sides, &mut seen);
             }
             if let Some(statement) = statement {
-                retire_if_changed(statement, body, sides);
+                note_failed(statement, body, sides);
             }
             if sides.exchange.has_own() {
                 self.own(sides);
@@ -174,11 +174,16 @@ impl Egress {
     }
 }
 
-/// A statement failed: if because its result has changed, it is not handed to anybody else.
-fn retire_if_changed(statement: u64, error: &[u8], sides: &Sides<'_>) {
-    let changed = ErrorFields::parse(error)
-        .is_some_and(|fields| fields.code == "0A000" && fields.routine == "RevalidateCachedQuery");
-    if let Some(statement) = sides.cache.peek(statement).filter(|_| changed) {
+/// A statement failed: if because its result has changed, it is not handed to anybody else; if because the server does
+/// not have it after all (somebody's SQL deallocated it), it is sent again when it is next asked for.
+fn note_failed(statement: u64, error: &[u8], sides: &mut Sides<'_>) {
+    let Some(fields) = ErrorFields::parse(error) else { return };
+    if fields.code == "26000" {
+        sides.cache.lost(statement);
+    } else if fields.code == "0A000"
+        && fields.routine == "RevalidateCachedQuery"
+        && let Some(statement) = sides.cache.peek(statement)
+    {
         sides.statements.retire(statement);
     }
 }
