@@ -16,7 +16,7 @@ const SETTINGS: [(&str, &str); 44] = [
     ("database.port", SERVERS),
     ("database.name", SERVERS),
     ("database.alias", "new clients; the old name is served on until a restart"),
-    ("database.credentials.secretName", "new connections; another user name replaces the servers"),
+    ("database.credentials.secretName", "new connections; for another user name, servers are replaced step by step"),
     ("database.tls.mode", SERVERS),
     ("database.tls.caSecretName", SERVERS),
     ("pool.mode", "new clients"),
@@ -32,8 +32,8 @@ const SETTINGS: [(&str, &str); 44] = [
     ("pool.preparedStatements", LIVE),
     ("timeouts.acquire", "live; who waits already keeps the old one"),
     ("timeouts.connect", "new connections"),
-    ("timeouts.statement", SERVERS),
-    ("timeouts.idleInTransaction", SERVERS),
+    ("timeouts.statement", "live; servers are replaced as they come free"),
+    ("timeouts.idleInTransaction", "live; servers are replaced as they come free"),
     ("timeouts.shrink", LIVE),
     ("health.query", LIVE),
     ("health.interval", LIVE),
@@ -49,7 +49,7 @@ const SETTINGS: [(&str, &str); 44] = [
     ("listen.maxClients", "new clients"),
     ("listen.maxWaiting", LIVE),
     ("listen.maxStartupPacket", "new clients"),
-    ("listen.maxBuffered", "new clients"),
+    ("listen.maxBuffered", LIVE),
     ("listen.loginTimeout", "new clients"),
     ("listen.idleTimeout", LIVE),
     ("listen.keepalive", "new clients, new connections"),
@@ -57,7 +57,7 @@ const SETTINGS: [(&str, &str); 44] = [
 ];
 
 const LIVE: &str = "live";
-const SERVERS: &str = "live; servers are replaced as they come free";
+const SERVERS: &str = "live; servers are replaced step by step";
 const RESTART: &str = "restart";
 const KUBERNETES: &str = "Kubernetes only";
 

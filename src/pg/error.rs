@@ -25,16 +25,6 @@ states! {
     CHARACTER_NOT_IN_REPERTOIRE = b"22021";
     /// A parameter's value makes no sense (invalid_parameter_value).
     INVALID_PARAMETER_VALUE = b"22023";
-    /// A transaction that failed takes no more statements (in_failed_sql_transaction).
-    IN_FAILED_TRANSACTION = b"25P02";
-    /// The transaction only reads (read_only_sql_transaction).
-    READ_ONLY_TRANSACTION = b"25006";
-    /// A transaction sat idle for longer than allowed (idle_in_transaction_session_timeout).
-    IDLE_IN_TRANSACTION_TIMEOUT = b"25P03";
-    /// No statement of that name was prepared (invalid_sql_statement_name).
-    INVALID_STATEMENT_NAME = b"26000";
-    /// A statement of that name is prepared already (duplicate_prepared_statement).
-    DUPLICATE_PREPARED_STATEMENT = b"42P05";
     /// Who the client is was not said or not proven (invalid_authorization_specification).
     INVALID_AUTHORIZATION = b"28000";
     /// Wrong user name or password (invalid_password).
@@ -45,16 +35,12 @@ states! {
     UNDEFINED_OBJECT = b"42704";
     /// More connections than are allowed (too_many_connections).
     TOO_MANY_CONNECTIONS = b"53300";
-    /// A limit of the configuration was reached (configuration_limit_exceeded).
-    CONFIGURATION_LIMIT = b"53400";
     /// More than a limit of the program allows (program_limit_exceeded).
     PROGRAM_LIMIT = b"54000";
     /// The statement was cancelled (query_canceled).
     QUERY_CANCELED = b"57014";
     /// The connection was ended on purpose (admin_shutdown).
     ADMIN_SHUTDOWN = b"57P01";
-    /// Not now: starting or stopping (cannot_connect_now).
-    CANNOT_CONNECT_NOW = b"57P03";
     /// The client was silent for longer than allowed (idle_session_timeout).
     IDLE_SESSION_TIMEOUT = b"57P05";
     /// A fault of the program (internal_error).
@@ -72,11 +58,6 @@ impl SqlState {
     pub fn as_str(&self) -> &str {
         // Only ASCII gets in, by the constants and by `parse`.
         str::from_utf8(&self.0).unwrap_or("XX000")
-    }
-
-    /// The first two characters: the class, under which metrics count.
-    pub fn class(&self) -> &str {
-        self.as_str().get(..2).unwrap_or("XX")
     }
 }
 
@@ -109,6 +90,5 @@ mod tests {
     fn shown_as_five_characters() {
         assert_eq!(SqlState::TOO_MANY_CONNECTIONS.as_str(), "53300");
         assert_eq!(format!("{0} {0:?}", SqlState::TOO_MANY_CONNECTIONS), "53300 53300");
-        assert_eq!(SqlState::PROTOCOL_VIOLATION.class(), "08");
     }
 }

@@ -17,6 +17,8 @@ use super::session::prepared::{Cache, Names};
 pub enum Expect {
     /// Query: anything up to ReadyForQuery.
     Query,
+    /// A simple Query of our own that returns no rows and must not fail.
+    OwnQuery,
     /// FunctionCall: FunctionCallResponse, then ReadyForQuery.
     Function,
     /// Sync: ReadyForQuery.
@@ -157,6 +159,12 @@ impl Exchange {
         self.owed.push_back(Owed { expect, also: Also { names, ..Also::default() } });
     }
 
+    /// A simple Query of our own is sent now; the server is free.
+    pub fn own_query(&mut self) {
+        let also = Also { swallow: true, ..Also::default() };
+        self.owed.push_back(Owed { expect: Expect::OwnQuery, also });
+    }
+
     /// A message of the extended protocol is sent now.
     pub fn extended(&mut self, expect: Expect) {
         self.batch = true;
@@ -246,6 +254,8 @@ impl Exchange {
         match (tag, expect) {
             // Rows first: the path of a query.
             (b'D' | b'd' | b'c', Some(Expect::Query | Expect::Execute)) => Ok(Verdict::Forward),
+            (b'C' | b'N', Some(Expect::OwnQuery)) => Ok(Verdict::Swallow),
+            (b'E', Some(Expect::OwnQuery)) => wrong,
             (b'N' | b'S' | b'A', _) => Ok(Verdict::Forward),
             (b'T' | b'C' | b'I' | b'H' | b'G', Some(Expect::Query)) => {
                 if tag == b'G' {
@@ -324,7 +334,7 @@ impl Exchange {
     fn ready(&mut self, body: &[u8], names: &mut Names, cache: &mut Cache) -> Option<Verdict> {
         let [status @ (b'I' | b'T' | b'E')] = *body else { return None };
         match self.owed.front() {
-            Some(Owed { expect: Expect::Query | Expect::Function | Expect::Sync, .. }) => {
+            Some(Owed { expect: Expect::Query | Expect::OwnQuery | Expect::Function | Expect::Sync, .. }) => {
                 self.status = status;
                 self.copy = Copy::No;
                 Some(self.answered(names, cache))

@@ -135,7 +135,8 @@ pub fn authentication_sasl_final(out: &mut Vec<u8>, data: &[u8]) {
 /// that are not known. The version is sent whole, as PostgreSQL does and libpq reads it.
 pub fn negotiate_protocol_version(out: &mut Vec<u8>, minor: u16, unknown_options: &[String]) {
     frame(out, b'v', |out| {
-        out.extend((3i32 << 16 | i32::from(minor)).to_be_bytes());
+        out.extend(3u16.to_be_bytes());
+        out.extend(minor.to_be_bytes());
         out.extend(i32::try_from(unknown_options.len()).unwrap_or(i32::MAX).to_be_bytes());
         for option in unknown_options {
             cstr(out, option.as_bytes());
@@ -174,16 +175,6 @@ pub fn close_statement(out: &mut Vec<u8>, name: &[u8]) {
 /// Sync: the end of an extended batch.
 pub fn sync(out: &mut Vec<u8>) {
     frame(out, b'S', |_| {});
-}
-
-/// ParseComplete.
-pub fn parse_complete(out: &mut Vec<u8>) {
-    frame(out, b'1', |_| {});
-}
-
-/// CloseComplete.
-pub fn close_complete(out: &mut Vec<u8>) {
-    frame(out, b'3', |_| {});
 }
 
 /// PasswordMessage with a password in clear or hashed by md5.
@@ -278,8 +269,6 @@ pub struct ErrorFields<'a> {
     pub detail: Cow<'a, str>,
     /// What to do about it.
     pub hint: Cow<'a, str>,
-    /// The function of the server's source that said it.
-    pub routine: &'a str,
 }
 
 impl<'a> ErrorFields<'a> {
@@ -298,7 +287,6 @@ impl<'a> ErrorFields<'a> {
                 b'M' => fields.message = String::from_utf8_lossy(text),
                 b'D' => fields.detail = String::from_utf8_lossy(text),
                 b'H' => fields.hint = String::from_utf8_lossy(text),
-                b'R' => fields.routine = plain(),
                 _ => {}
             }
         }

@@ -289,7 +289,8 @@ pub fn startup_message<'a>(
     parameters: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) {
     sized(out, |out| {
-        out.extend((3i32 << 16 | i32::from(minor)).to_be_bytes());
+        out.extend(3u16.to_be_bytes());
+        out.extend(minor.to_be_bytes());
         for (name, value) in [("user", user), ("database", database)].into_iter().chain(parameters) {
             cstr(out, name.as_bytes());
             cstr(out, value.as_bytes());

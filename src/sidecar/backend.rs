@@ -40,6 +40,8 @@ pub struct PgConn {
     pub exchange: Exchange,
     /// The prepared statements that it holds.
     pub cache: Cache,
+    /// The client whose sequence values alone it may know; none if there may be others'.
+    pub sequences_of: Option<i32>,
     /// Bytes read from it.
     pub input: Buffer,
     /// What of these the client gets.
@@ -219,6 +221,7 @@ impl PgBackend {
             stream: session.stream,
             exchange: Exchange::default(),
             cache: Cache::new(policy.prepared_statements as usize),
+            sequences_of: None,
             input: Buffer::holding(&session.leftover, &self.buffers),
             egress: Egress::default(),
             to_client: Outgoing::default(),

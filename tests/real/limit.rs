@@ -46,6 +46,8 @@ fn postgresql_never_says_too_many_connections() {
     admin.rows(Load::TABLE);
     admin.rows(&format!("GRANT ALL ON load TO {}", pg::USER));
     admin.rows(&format!("CREATE ROLE second LOGIN PASSWORD 'second-password' IN ROLE {}", pg::USER));
+    // Its own session would take one of the places.
+    drop(admin);
     let policy = Policy::new(server.port, &database)
         .set("pool.size", LIMIT - 3)
         .set("pool.maxOverflow", 3)

@@ -114,7 +114,7 @@ pub fn scan(text: &[u8]) -> Scan {
         match WORDS[found.pattern().as_usize()] {
             ";" => statement(&text[found.end()..], &mut scan),
             "set_config" | "pg_settings" => scan.pin(Pin::Setting),
-            "pg_temp" => scan.pin(Pin::Temporary),
+            "pg_temp" if creates(&text[..found.start()]) => scan.pin(Pin::Temporary),
             "temp" if is_temporary(text, found.start(), found.end()) => scan.pin(Pin::Temporary),
             "advisory" if takes_session_lock(text, found.start(), found.end()) => scan.pin(Pin::AdvisoryLock),
             "currval" | "lastval" => scan.sequence = true,
@@ -219,8 +219,12 @@ fn contains_word(text: &[u8], word: &[u8]) -> bool {
 /// CREATE TEMP …, SELECT … INTO TEMP …
 fn is_temporary(text: &[u8], start: usize, end: usize) -> bool {
     let word = word_around(text, start, end);
-    (word.eq_ignore_ascii_case(b"temp") || word.eq_ignore_ascii_case(b"temporary"))
-        && (contains_word(&text[..start], b"create") || contains_word(&text[..start], b"into"))
+    (word.eq_ignore_ascii_case(b"temp") || word.eq_ignore_ascii_case(b"temporary")) && creates(&text[..start])
+}
+
+/// Whether what stands before a name makes something of that name.
+fn creates(before: &[u8]) -> bool {
+    contains_word(before, b"create") || contains_word(before, b"into")
 }
 
 /// A lock that outlives the transaction: not the `_xact` functions, not an unlock.
@@ -255,6 +259,7 @@ mod tests {
             "create table contemporary(a int)",
             "reset all",
             "select reset, listen from do_it",
+            "select to_regclass('pg_temp.t')",
         ] {
             assert_eq!(pin(text), None, "{text}");
         }

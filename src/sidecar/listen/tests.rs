@@ -265,8 +265,7 @@ async fn case_5_a_cancel_is_never_answered() {
         assert_eq!(house.shop.cancels.lock().unwrap().pop(), Some((7, key.to_vec())));
     }
     let no_key = [12i32.to_be_bytes(), CANCEL_REQUEST.to_be_bytes(), 7i32.to_be_bytes()].concat();
-    assert!(turned_away(&house, &no_key).await[0].starts_with("FATAL 08P01"));
-    assert!(house.shop.cancels.lock().unwrap().is_empty());
+    assert!(turned_away(&house, &no_key).await.is_empty(), "not even one that makes no sense");
 }
 
 #[tokio::test]

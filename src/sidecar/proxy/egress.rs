@@ -39,6 +39,8 @@ pub struct Sides<'a> {
     pub ingress: &'a mut Ingress,
     /// Bytes for the client.
     pub out: &'a mut Outgoing,
+    /// Statement mode: a transaction that goes on after a statement is refused.
+    pub single: bool,
     /// Where it is counted.
     pub stats: &'a Worker,
 }
@@ -52,6 +54,8 @@ pub struct Seen {
     pub ended: u32,
     /// The server told of a change of a parameter.
     pub parameter: bool,
+    /// A transaction goes on that must not: the client has not been told that its statement is over.
+    pub refused: bool,
 }
 
 impl Egress {
@@ -107,6 +111,11 @@ impl Egress {
             let verdict = sides.exchange.on_server(header.tag, body, sides.names, sides.cache)?;
             let forward = verdict == Verdict::Forward;
             let n = total.min(rest.len());
+            if sides.single && header.tag == b'Z' && body != b"I" {
+                self.take(n, false, input, sides.out);
+                seen.refused = true;
+                return Ok(seen);
+            }
             self.pass = total - n;
             self.forward = forward;
             self.take(n, forward, input, sides.out);

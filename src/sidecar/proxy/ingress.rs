@@ -24,6 +24,8 @@ pub struct Ingress {
     pub pin: Option<Pin>,
     /// A statement of this transaction sets something for the transaction only.
     pub sets: bool,
+    /// It asks for last values of sequences: a server that others used forgets theirs first.
+    asks_sequences: bool,
     /// Session mode: the client keeps its server anyway, and nothing needs to bind it.
     keeps_server: bool,
 }
@@ -35,6 +37,8 @@ pub struct Server<'a> {
     pub exchange: &'a mut Exchange,
     /// The statements that it has.
     pub cache: &'a mut Cache,
+    /// The client whose sequence values alone it may still know.
+    pub sequences_of: &'a mut Option<i32>,
     /// Where bytes for it go.
     pub out: &'a mut Outgoing,
 }
@@ -48,6 +52,8 @@ pub struct Rules<'a> {
     pub shares_statements: bool,
     /// Longest message that is held whole, in bytes.
     pub max_buffered: usize,
+    /// The client's number.
+    pub client: i32,
     /// All statements of the database.
     pub statements: &'a Registry,
     /// Where it is counted.
@@ -63,15 +69,13 @@ pub enum Stop {
     Terminate,
     /// The client's connection ends with this error.
     Fatal(SqlState, String),
-    /// This simple Query is refused and consumed; the client stays.
-    Refused(SqlState, &'static str),
 }
 
 /// A client's names and texts may take this many times `max_buffered`.
 const STATEMENT_BYTES: usize = 16;
 const PROTOCOL: SqlState = SqlState::PROTOCOL_VIOLATION;
-const SEQUENCE: &str = "currval() and lastval() need the session that drew the value, which transaction mode does not keep: \
-     use INSERT ... RETURNING, or pool.mode: Session";
+const SEQUENCE: &str = "currval() and lastval() are asked for the first time in the middle of a transaction, on a server that may \
+     know other clients' values: use INSERT ... RETURNING, or pool.mode: Session";
 
 impl Ingress {
     /// For a client of that mode.
@@ -133,6 +137,9 @@ impl Ingress {
             known(header.tag)?;
             self.drop = total;
             return Ok(());
+        }
+        if self.asks_sequences && matches!(header.tag, b'Q' | b'P' | b'B' | b'D' | b'E' | b'F') {
+            forget_sequences(server, rules);
         }
         match header.tag {
             b'Q' => self.query(input, total, names, server, rules),
@@ -200,6 +207,24 @@ impl Ingress {
         }
     }
 
+    /// The client is going to ask for last values of sequences: between transactions the server can still be made to
+    /// forget those of others.
+    fn asks(&mut self, scan: Scan, server: &mut Server<'_>, rules: Rules<'_>) {
+        if scan.sequence && self.pin.is_none() {
+            self.asks_sequences = true;
+            forget_sequences(server, rules);
+        }
+    }
+
+    /// The client asks for the last value of a sequence now.
+    fn sequence(&mut self, scan: Scan, server: &mut Server<'_>, rules: Rules<'_>) -> Result<(), Stop> {
+        self.asks(scan, server, rules);
+        if scan.sequence && self.pin.is_none() && *server.sequences_of != Some(rules.client) {
+            return Err(Stop::Fatal(SqlState::FEATURE_NOT_SUPPORTED, SEQUENCE.into()));
+        }
+        Ok(())
+    }
+
     fn note(&mut self, scan: Scan, rules: Rules<'_>) {
         self.sets |= scan.sets;
         if let Some(pin) = scan.pin {
@@ -218,13 +243,7 @@ impl Ingress {
         if rules.mode != Mode::Session {
             if let Some(whole) = input.rest().get(..total) {
                 let scan = scan::scan(&whole[HEADER..]);
-                if scan.sequence && self.pin.is_none() {
-                    if !server.exchange.is_free() {
-                        return Err(Stop::Fatal(SqlState::FEATURE_NOT_SUPPORTED, SEQUENCE.into()));
-                    }
-                    input.skip(total);
-                    return Err(Stop::Refused(SqlState::FEATURE_NOT_SUPPORTED, SEQUENCE));
-                }
+                self.sequence(scan, server, rules)?;
                 self.note(scan, rules);
             } else if total <= rules.max_buffered {
                 return Err(Stop::More);
@@ -255,6 +274,7 @@ impl Ingress {
         if name.is_empty() {
             let known = names.get(b"").filter(|known| *known.tail == *tail).cloned();
             let statement = known.unwrap_or_else(|| Statement::unnamed(tail, scan::scan(tail)));
+            self.asks(statement.scan, server, rules);
             server.cache.parse_sent(&statement);
             names.push(Change::Unnamed(Some(statement)));
             server.exchange.parse(true);
@@ -274,6 +294,7 @@ impl Ingress {
             Ok(statement) => statement,
             Err(error) => return Err(Stop::Fatal(SqlState::INTERNAL_ERROR, format!("no random bytes: {error}"))),
         };
+        self.asks(statement.scan, server, rules);
         names.push(Change::Add(name.into(), Arc::clone(&statement)));
         input.skip(total);
         if server.cache.has(&statement) {
@@ -302,9 +323,7 @@ impl Ingress {
         let head = portal.len() + name.len() + 2;
         match names.get(name).cloned() {
             Some(statement) => {
-                if statement.scan.sequence && self.pin.is_none() {
-                    return Err(Stop::Fatal(SqlState::FEATURE_NOT_SUPPORTED, SEQUENCE.into()));
-                }
+                self.sequence(statement.scan, server, rules)?;
                 self.note(statement.scan, rules);
                 ensure(&statement, server, rules);
                 if !statement.name.is_empty() {
@@ -459,6 +478,15 @@ fn evict(server: &mut Server<'_>) {
     while let Some(old) = server.cache.evict() {
         server.out.make(|out| message::close_statement(out, &old.name));
         server.exchange.evict();
+    }
+}
+
+/// A server that is free forgets the sequence values of clients before this one.
+fn forget_sequences(server: &mut Server<'_>, rules: Rules<'_>) {
+    if *server.sequences_of != Some(rules.client) && server.exchange.is_free() {
+        server.out.make(|out| message::query(out, "DISCARD SEQUENCES"));
+        server.exchange.own_query();
+        *server.sequences_of = Some(rules.client);
     }
 }
 

@@ -248,6 +248,11 @@ impl Serving {
         let cancel = Arc::clone(&lease.cancel);
         self.client.shared.hold(cancel);
         lease.cache.set_limit(self.settings.policy.prepared_statements as usize);
+        let pid = self.client.shared.pid;
+        if lease.sequences_of != Some(pid) {
+            // Whoever had it before may have left values there, but for a server that nobody had.
+            lease.sequences_of = lease.was_opened_now().then_some(pid);
+        }
         let checked_out = Instant::now();
         let end = self.relay(&mut lease, None).await;
         // From here on a cancel request of this client must not reach the server.
@@ -273,6 +278,7 @@ impl Serving {
             mode: self.mode,
             shares_statements: policy.prepared_statements > 0,
             max_buffered: policy.listen.max_buffered,
+            client: self.client.shared.pid,
             statements: &self.database.statements,
             stats: elsewhere.unwrap_or(&self.database.workers[self.worker.number]),
         };

@@ -135,12 +135,17 @@ impl Relay<'_> {
             names: &mut self.client.names,
             ingress: &mut self.client.ingress,
             out: &mut conn.to_client,
+            single: self.rules.mode == Mode::Statement,
             stats: self.rules.stats,
         };
         let seen = conn.egress.process(&conn.input, &mut sides).map_err(End::OutOfStep)?;
         if conn.to_client.is_empty() {
             // Nothing of it was for the client.
             conn.egress.wrote(&mut conn.input);
+        }
+        if seen.refused {
+            let text = "transactions of several statements are refused in pool.mode: Statement".to_owned();
+            return Err(End::Fatal(SqlState::FEATURE_NOT_SUPPORTED, text));
         }
         let now = *now.get_or_insert_with(Instant::now);
         if let Some(health) = self.health {
@@ -217,7 +222,12 @@ impl Relay<'_> {
         self.rules.stats.client_bytes.add(std::mem::take(&mut self.client.uncounted));
         let conn: &mut PgConn = self.server;
         let mut input = Taken::new(&self.client.input, 0);
-        let mut server = Server { exchange: &mut conn.exchange, cache: &mut conn.cache, out: &mut conn.to_server };
+        let mut server = Server {
+            exchange: &mut conn.exchange,
+            cache: &mut conn.cache,
+            sequences_of: &mut conn.sequences_of,
+            out: &mut conn.to_server,
+        };
         let stop = self.client.ingress.process(&mut input, &mut self.client.names, &mut server, self.rules);
         self.taken = input.taken();
         self.used |= self.taken > 0;
@@ -240,14 +250,6 @@ impl Relay<'_> {
                 Ok(())
             }
             Stop::Fatal(code, text) => Err(End::Fatal(code, text)),
-            Stop::Refused(code, text) => {
-                self.rules.stats.own_errors.inc();
-                conn.to_client.make(|out| {
-                    message::error_response(out, message::Severity::Error, &code, text, None, None);
-                    message::ready_for_query(out, b'I');
-                });
-                Ok(())
-            }
         }
     }
 
@@ -265,16 +267,7 @@ impl Relay<'_> {
 
     /// Whether client and server part now that nothing is under way between them.
     fn parts(&self) -> Option<End> {
-        let conn: &PgConn = self.server;
-        let settled = self.used && conn.to_client.is_empty() && conn.egress.has_looked_at_all(&conn.input);
-        if !settled || !conn.exchange.is_quiet() {
-            return None;
-        }
-        if self.rules.mode == Mode::Statement && conn.exchange.status() != b'I' {
-            let text = "transactions of several statements are refused in pool.mode: Statement".to_owned();
-            return Some(End::Fatal(SqlState::FEATURE_NOT_SUPPORTED, text));
-        }
-        self.is_done().then_some(End::Free)
+        (self.server.to_client.is_empty() && self.is_done()).then_some(End::Free)
     }
 
     /// Whether somebody else wants the client gone, and may have it now.

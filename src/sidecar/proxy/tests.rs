@@ -23,6 +23,7 @@ struct Bench {
     exchange: Exchange,
     cache: Cache,
     egress: Egress,
+    sequences_of: Option<i32>,
 }
 
 #[derive(Default)]
@@ -43,6 +44,7 @@ impl Bench {
             exchange: Exchange::default(),
             cache: Cache::new(2),
             egress: Egress::default(),
+            sequences_of: None,
         }
     }
 
@@ -59,11 +61,17 @@ impl Bench {
         }
         let mut out = Outgoing::default();
         let mut taken = Taken::new(&client.buffer, 0);
-        let mut server = Server { exchange: &mut self.exchange, cache: &mut self.cache, out: &mut out };
+        let mut server = Server {
+            exchange: &mut self.exchange,
+            cache: &mut self.cache,
+            sequences_of: &mut self.sequences_of,
+            out: &mut out,
+        };
         let rules = Rules {
             mode: self.mode,
             shares_statements: self.shares,
             max_buffered: self.max,
+            client: 7,
             statements: &self.registry,
             stats: &self.stats,
         };
@@ -90,6 +98,7 @@ impl Bench {
                 names: &mut client.names,
                 ingress: &mut client.ingress,
                 out: &mut out,
+                single: self.mode == Mode::Statement,
                 stats: &self.stats,
             };
             self.egress.process(&buffer, &mut sides).unwrap();
@@ -346,13 +355,38 @@ fn session_mode_rewrites_nothing() {
 }
 
 #[test]
-fn a_sequences_last_value_is_refused_before_anything_is_sent() {
+fn a_server_forgets_the_sequence_values_of_others_before_it_is_asked() {
+    let lastval = query("select lastval()");
     let (mut bench, mut client) = (Bench::new(), Client::default());
-    let (sent, stop) = bench.send(&mut client, &query("select lastval()"));
-    assert!(sent.is_empty() && matches!(stop, Stop::Refused(SqlState::FEATURE_NOT_SUPPORTED, _)));
-    assert!(client.buffer.is_empty() && bench.exchange.is_free());
-    let bytes = [parse("", "select currval('s')"), bind("", "", b"")].concat();
-    assert!(matches!(bench.send(&mut client, &bytes).1, Stop::Fatal(SqlState::FEATURE_NOT_SUPPORTED, _)));
+    let (sent, _) = bench.send(&mut client, &lastval);
+    assert_eq!(sent, [query("DISCARD SEQUENCES"), lastval.clone()].concat());
+    let answer = [msg(b'C', b"DISCARD SEQUENCES\0"), msg(b'Z', b"I"), server("EZ")].concat();
+    assert_eq!(tags(&bench.answer(&mut client, &answer)), "EZ", "its own answer alone");
+    assert_eq!(bench.send(&mut client, &lastval).0, lastval, "nobody else was there since");
+    bench.answer(&mut client, &server("EZ"));
+
+    // Somebody else was: from now on even a plain statement of this client comes after the forgetting.
+    bench.sequences_of = None;
+    assert_eq!(tags(&bench.send(&mut client, &query("begin")).0), "QQ");
+    bench.answer(&mut client, &[server("CZ"), msg(b'C', b"BEGIN\0"), msg(b'Z', b"T")].concat());
+    assert_eq!(bench.send(&mut client, &lastval).0, lastval);
+
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    let (sent, _) = bench.send(&mut client, &[parse("", "select currval('s')"), bind("", "", b""), sync()].concat());
+    assert_eq!(tags(&sent), "QPBS");
+
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    bench.send(&mut client, &query("begin"));
+    bench.answer(&mut client, &[msg(b'C', b"BEGIN\0"), msg(b'Z', b"T")].concat());
+    assert!(matches!(bench.send(&mut client, &lastval).1, Stop::Fatal(SqlState::FEATURE_NOT_SUPPORTED, _)));
+}
+
+#[test]
+fn statement_mode_does_not_tell_that_a_transaction_was_begun() {
+    let (mut bench, mut client) = (Bench { mode: Mode::Statement, ..Bench::new() }, Client::default());
+    bench.send(&mut client, &query("begin"));
+    assert_eq!(tags(&bench.answer(&mut client, &[msg(b'C', b"BEGIN\0"), msg(b'Z', b"T")].concat())), "C");
+    assert_eq!(bench.exchange.status(), b'T');
 }
 
 #[test]

@@ -188,3 +188,68 @@ fn look(path: &Path) -> Option<Look> {
     let length = if metadata.is_dir() { 0 } else { metadata.len() };
     Some((metadata.dev(), metadata.ino(), length, time))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use notify::event::{CreateKind, DataChange, RemoveKind, RenameMode};
+    use std::sync::mpsc;
+
+    /// A folder with a policy and a Secret, looked at without inotify.
+    fn blind() -> (tempfile::TempDir, Watch) {
+        let dir = tempfile::Builder::new().prefix("pk-watch-").tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("secrets/db")).unwrap();
+        fs::create_dir(dir.path().join("policies")).unwrap();
+        for file in ["policies/a.yaml", "secrets/db/password", "root.crt"] {
+            fs::write(dir.path().join(file), "x").unwrap();
+        }
+        let path = |below: &str| Some(dir.path().join(below));
+        let targets = Targets { policies: path("policies"), secrets: path("secrets"), other: path("root.crt") };
+        let mut watch = Watch::new(targets, mpsc::channel().0);
+        watch.watcher = None;
+        (dir, watch)
+    }
+
+    #[test]
+    fn a_look_sees_every_change_that_matters_once() {
+        let (dir, mut watch) = blind();
+        assert!(!watch.update());
+        for file in ["policies/a.yaml", "policies/b.yaml", "secrets/db/password", "secrets/db/username", "secrets/e/f"]
+        {
+            let file = dir.path().join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(&file, "longer").unwrap();
+            assert!(watch.update(), "{}", file.display());
+            assert!(!watch.update());
+        }
+        fs::remove_file(dir.path().join("policies/b.yaml")).unwrap();
+        assert!(watch.update());
+        fs::rename(dir.path().join("root.crt"), dir.path().join("old.crt")).unwrap();
+        assert!(watch.update());
+        fs::write(dir.path().join("policies/.a.yaml.swp"), "x").unwrap();
+        assert!(!watch.update());
+    }
+
+    #[test]
+    fn events_are_told_apart() {
+        let (dir, watch) = blind();
+        let base = dir.path().canonicalize().unwrap();
+        let interests = watch.interests.lock().unwrap().clone();
+        let touched = |kind, path: &str| touched(&Event::new(kind).add_path(base.join(path)), &interests);
+        let closed = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        let written = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+        let renamed = EventKind::Modify(ModifyKind::Name(RenameMode::To));
+        let created = EventKind::Create(CreateKind::File);
+        assert_eq!(touched(closed, "policies/a.yaml"), Some(true));
+        assert_eq!(touched(renamed, "policies/..data"), Some(true));
+        assert_eq!(touched(EventKind::Remove(RemoveKind::File), "secrets/db/password"), Some(true));
+        assert_eq!(touched(written, "policies/a.yaml"), Some(false));
+        assert_eq!(touched(created, "policies/b.yaml"), Some(false));
+        assert_eq!(touched(closed, "policies/.a.yaml.swp"), None);
+        assert_eq!(touched(closed, "elsewhere"), None);
+        // Our own reading.
+        assert_eq!(touched(EventKind::Access(AccessKind::Open(AccessMode::Any)), "policies/a.yaml"), None);
+        assert_eq!(touched(EventKind::Access(AccessKind::Close(AccessMode::Read)), "policies/a.yaml"), None);
+    }
+}

@@ -3,16 +3,19 @@
 //! The API server stops at its first failing layer and drops unknown fields; a file should be told everything in one go
 //! (and a misspelt field is a mistake, not an extension). So documents are walked as JSON values before they are typed.
 
+mod near;
+mod value;
+
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use kube::{CustomResourceExt, Resource};
 use serde_json::{Map, Value, json};
 
-use super::duration;
-use super::percent;
+use self::near::{distance, find, plain};
+use self::value::{is_name, kind, shown, whole, wrong};
 use super::resolve::Problem;
-use super::v1alpha1::{self, DbPoolPolicy};
+use super::v1alpha1::DbPoolPolicy;
 
 /// Fields of `metadata` that Kubernetes knows; only name, namespace and generation mean something here.
 const METADATA: [&str; 15] = [
@@ -31,15 +34,6 @@ const METADATA: [&str; 15] = [
     "resourceVersion",
     "selfLink",
     "uid",
-];
-
-/// What a pattern asks for, in words.
-const PATTERNS: [(&str, &str); 5] = [
-    (duration::PATTERN, "is no duration: write one such as 30s, 1h30m or 250ms (0s where never is meant)"),
-    (percent::PATTERN, "is no share: write 0% to 100%"),
-    (v1alpha1::SECRET_NAME, "is no Secret's name: lower case letters, digits, - and . only"),
-    (v1alpha1::HOST, "is no host: write one name or address, or the absolute path of a unix socket's directory"),
-    (v1alpha1::DIRECTORY, "is no directory: write an absolute path, or \"\" for none"),
 ];
 
 /// The CustomResourceDefinition.
@@ -281,101 +275,6 @@ impl Walk<'_> {
     }
 }
 
-/// What is wrong with a value that is no object and no array, or isn't where one should be.
-fn wrong(schema: &Value, value: &Value) -> Option<String> {
-    let want = schema["type"].as_str().unwrap_or_default();
-    let text = match (want, value) {
-        ("string", Value::String(text)) => text,
-        ("integer", Value::Number(number)) if number.is_i64() => {
-            let (min, max) = (schema["minimum"].as_i64(), schema["maximum"].as_i64());
-            let number = number.as_i64().unwrap_or_default();
-            let out = min.is_some_and(|min| number < min) || max.is_some_and(|max| number > max);
-            return out.then(|| match (min, max) {
-                (Some(min), Some(max)) => format!("{number} is out of bounds: write {min} to {max}"),
-                _ => format!("{number} is out of bounds"),
-            });
-        }
-        ("boolean", Value::Bool(_)) => return None,
-        _ => return Some(wrong_type(schema, want, value)),
-    };
-    if let Some(choices) = schema["enum"].as_array() {
-        return (!choices.contains(value)).then(|| wrong_choice(choices, text));
-    }
-    let length = text.chars().count() as u64;
-    if schema["maxLength"].as_u64().is_some_and(|max| length > max) {
-        return Some(format!("has {length} characters: write at most {}", schema["maxLength"]));
-    }
-    if schema["minLength"].as_u64().is_some_and(|min| length < min) {
-        return Some("is empty: write something, or leave it out".into());
-    }
-    let pattern = schema["pattern"].as_str()?;
-    let matches = regex_lite::Regex::new(pattern).is_ok_and(|regex| regex.is_match(text));
-    let words = PATTERNS.iter().find(|(known, _)| *known == pattern).map_or("has a wrong form", |(_, words)| *words);
-    (!matches).then(|| format!("{} {words}", shown(value)))
-}
-
-fn wrong_type(schema: &Value, want: &str, value: &Value) -> String {
-    let is = match value {
-        Value::String(_) => format!("{} is a text", shown(value)),
-        Value::Number(_) | Value::Bool(_) => format!("{value} is {}", kind(value)),
-        _ => format!("is {}", kind(value)),
-    };
-    match (want, value) {
-        ("string", Value::Number(number)) if schema["pattern"] == duration::PATTERN => {
-            format!("{is}: write a duration with its unit, as {number}s")
-        }
-        ("string", Value::Number(number)) if schema["pattern"] == percent::PATTERN => format!("{is}: write {number}%"),
-        ("string", Value::Number(_) | Value::Bool(_)) => format!("{is}: put it in quotes, \"{value}\""),
-        ("string", _) => format!("{is}: write a text"),
-        ("integer", Value::String(text)) if text.parse::<i64>().is_ok() => format!("{is}: write {text} without quotes"),
-        ("integer", _) => format!("{is}: write a whole number"),
-        ("boolean", _) => format!("{is}: write true or false"),
-        ("array", _) => format!("{is}: write a list"),
-        _ => format!("{is}: write a mapping of fields"),
-    }
-}
-
-fn wrong_choice(choices: &[Value], text: &str) -> String {
-    let choices: Vec<&str> = choices.iter().filter_map(Value::as_str).collect();
-    let near = choices.iter().map(|choice| (distance(text, choice), *choice)).min();
-    match near.filter(|(distance, choice)| distance * 3 <= choice.len()) {
-        Some((_, choice)) => format!("{text:?} is none of {}: did you mean {choice}?", choices.join(", ")),
-        None => format!("{text:?} is none of {}: write one of them", choices.join(", ")),
-    }
-}
-
-/// The whole number that a JSON number is; `20.0` is one to the API server too.
-#[allow(clippy::cast_possible_truncation)]
-fn whole(number: &serde_json::Number) -> Option<i64> {
-    let float = || number.as_f64().filter(|f| f.fract() == 0.0 && f.abs() < 1e15).map(|f| f as i64);
-    number.as_i64().or_else(float)
-}
-
-/// A value in a message: short, and only what can't be a secret (policies hold none).
-fn shown(value: &Value) -> String {
-    match value {
-        Value::String(text) => format!("{:?}", text.chars().take(60).collect::<String>()),
-        other => kind(other).to_owned(),
-    }
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "nothing",
-        Value::Bool(_) => "a yes or no",
-        Value::Number(number) if number.is_f64() => "a fraction",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "a mapping",
-    }
-}
-
-/// Whether Kubernetes takes it as an object's name.
-fn is_name(name: &str) -> bool {
-    name.len() <= 253 && regex_lite::Regex::new(v1alpha1::SECRET_NAME).is_ok_and(|regex| regex.is_match(name))
-}
-
 /// Any value that the schema takes, for a field that must be there.
 fn placeholder(schema: &Value) -> Value {
     match (schema["type"].as_str(), schema["enum"].as_array()) {
@@ -386,36 +285,4 @@ fn placeholder(schema: &Value) -> Value {
             required.map(|key| (key.to_owned(), placeholder(&schema["properties"][key]))).collect()
         }
     }
-}
-
-/// Paths of the fields called `key` (whatever its case), anywhere below.
-fn find(schema: &Value, path: &str, key: &str, out: &mut Vec<String>) {
-    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
-        let path = format!("{path}.{name}");
-        if plain(name) == plain(key) {
-            out.push(path.clone());
-        }
-        find(inner, &path, key, out);
-    }
-}
-
-/// A name without case and separators: `max_overflow` is `maxOverflow`.
-fn plain(name: &str) -> String {
-    name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
-}
-
-/// Levenshtein's distance between two names, without case and separators.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (plain(a).chars().take(64).collect(), plain(b).chars().collect());
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let above = row[j + 1];
-            row[j + 1] = (diagonal + usize::from(x != y)).min(above + 1).min(row[j] + 1);
-            diagonal = above;
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }
