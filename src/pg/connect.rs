@@ -10,7 +10,7 @@ mod open;
 mod settings;
 
 pub use error::{ConnectError, Phase, ServerError};
-pub use open::{Addr, Tls, TlsInfo};
+pub use open::{Addr, Tls, TlsInfo, resolve};
 
 use std::io;
 use std::time::Duration;

@@ -426,6 +426,7 @@ proptest! {
         let (mut client, mut served, mut waits) = (clients, 0_usize, BTreeMap::new());
         for luck in luck {
             let before: BTreeSet<_> = sim.waiting.keys().copied().collect();
+            sim.now += Duration::from_millis(3);
             sim.act(match luck % 4 {
                 0 => Act::Opened(luck / 4),
                 1 => Act::Closed(luck / 4, true),

@@ -70,6 +70,8 @@ impl Agent {
                 let pool = database.pool.clone();
                 let stop = self.stop.clone();
                 tokio::spawn(async move { pool.run(stop).await });
+                let (backend, stop) = (Arc::clone(&database.backend), self.stop.clone());
+                tokio::spawn(async move { backend.follow_name(stop).await });
                 self.registered.add(database);
             }
         }

@@ -1,11 +1,13 @@
 //! PostgreSQL as a pool's backend: opens, pings, looks at, and closes servers.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::connect_errors::ConnectErrors;
 use super::database::Settings;
@@ -28,6 +30,8 @@ const QUICK: Duration = Duration::from_secs(5);
 const CLOSING: Duration = Duration::from_secs(15);
 /// Servers of an earlier host, TLS mode or user are replaced within this time, each at a moment of its own.
 const REPLACEMENT: Duration = Duration::from_secs(5);
+/// How often is asked where the host's name leads.
+const NAMES: Duration = Duration::from_secs(5);
 /// Pause before a refused password is tried again (it may just be changing; decision 18).
 const PASSWORD_RETRY: Duration = Duration::from_millis(250);
 
@@ -54,6 +58,8 @@ pub struct PgConn {
     pub cancel: Arc<CancelTarget>,
     /// What it said of itself at login (ParameterStatus).
     pub parameters: Vec<(String, String)>,
+    /// The host name that led to it.
+    host: Box<str>,
 }
 
 impl PgConn {
@@ -128,6 +134,13 @@ impl Drop for Sent {
     }
 }
 
+/// A host name and its addresses.
+#[derive(Debug)]
+struct Name {
+    host: String,
+    addresses: Vec<SocketAddr>,
+}
+
 /// Opens servers for one database by its settings of the moment.
 #[derive(Debug)]
 pub struct PgBackend {
@@ -137,6 +150,8 @@ pub struct PgBackend {
     errors: ConnectErrors,
     /// What the newest client started with: servers that are opened for nobody in particular are opened like this.
     usual: RwLock<StartupSet>,
+    /// Where the host's name leads now, when that was asked.
+    names: RwLock<Option<Name>>,
     /// A login has worked since the last change of target.
     has_connected: AtomicBool,
     /// The server refused `client_connection_check_interval` (decision 2); not asked again in this generation.
@@ -152,6 +167,7 @@ impl PgBackend {
             cancels: Limiter::default(),
             errors: ConnectErrors::default(),
             usual: RwLock::new(StartupSet::new::<&str, &str>([])),
+            names: RwLock::new(None),
             has_connected: AtomicBool::new(false),
             bare_login: AtomicBool::new(false),
         }
@@ -181,6 +197,29 @@ impl PgBackend {
     /// Bounds the cancel requests under way.
     pub fn cancels(&self) -> &Limiter {
         &self.cancels
+    }
+
+    /// Asks from time to time where the host's name leads: servers elsewhere are closed when they are next looked at
+    /// (wire-cases 78). Ends with `stop`.
+    pub async fn follow_name(&self, stop: CancellationToken) {
+        while stop.run_until_cancelled(tokio::time::sleep(NAMES)).await.is_some() {
+            let settings = self.settings();
+            let database = &settings.policy.database;
+            if database.host.starts_with('/') || database.host.parse::<IpAddr>().is_ok() {
+                continue;
+            }
+            // Nobody to ask is no reason to close what works.
+            let Ok(addresses) = connect::resolve(&database.host, database.port).await else { continue };
+            let name = Name { host: database.host.clone(), addresses };
+            *self.names.write().unwrap_or_else(PoisonError::into_inner) = Some(name);
+        }
+    }
+
+    /// Whether the name that led to this server leads elsewhere now.
+    fn has_moved(&self, conn: &PgConn) -> bool {
+        let connect::Addr::Tcp { socket, .. } = &conn.cancel.addr else { return false };
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        names.as_ref().is_some_and(|name| *name.host == *conn.host && !name.addresses.contains(socket))
     }
 
     /// A client starts with these parameters.
@@ -234,6 +273,7 @@ impl PgBackend {
                 ended: Notify::new(),
             }),
             parameters: session.parameters,
+            host: policy.database.host.as_str().into(),
         }))
     }
 }
@@ -290,6 +330,9 @@ impl Backend for PgBackend {
     }
 
     fn look(&self, conn: &mut Box<PgConn>) -> bool {
+        if self.has_moved(conn) {
+            return false;
+        }
         let mut cx = Context::from_waker(Waker::noop());
         loop {
             match conn.stream.poll_readable(&mut cx) {

@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use super::database::{Database, Registered};
 use super::listen::{Found, Front, Rules, Unknown};
+use super::probe::Token;
 use super::source::Snapshot;
+use crate::pg::startup::StartupSet;
 use crate::tls::TlsError;
 use crate::tls::acceptor::Acceptor;
 
@@ -14,6 +16,8 @@ use crate::tls::acceptor::Acceptor;
 pub struct Desk {
     /// Databases and clients.
     pub registered: Arc<Registered>,
+    /// How the sidecar's own health query is known.
+    pub token: Arc<Token>,
     /// The worker whose counters it writes.
     pub worker: usize,
 }
@@ -33,6 +37,10 @@ impl Front for Desk {
         }
         let verifiers = users().filter(|known| known.name == user).filter_map(|known| known.verifier.clone()).collect();
         Ok(Found { database, verifiers })
+    }
+
+    fn is_own(&self, set: &StartupSet) -> bool {
+        self.token.matches(set.get("application_name").unwrap_or_default())
     }
 
     async fn cancel(&self, pid: i32, key: &[u8]) {

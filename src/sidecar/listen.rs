@@ -31,6 +31,9 @@ pub trait Front: Send + Sync + 'static {
     /// If there is no such database, or it is not for this user.
     fn find(&self, database: &str, user: &str, now: Instant) -> Result<Found<Self::Database>, Unknown>;
 
+    /// Whether this is the sidecar's own health query, which takes no client's place.
+    fn is_own(&self, set: &StartupSet) -> bool;
+
     /// Does what a CancelRequest asks for; ends when the request has reached the server and can hit nothing else any
     /// more. The client's connection is closed then.
     fn cancel(&self, pid: i32, key: &[u8]) -> impl Future<Output = ()> + Send;

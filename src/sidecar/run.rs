@@ -150,7 +150,8 @@ impl Crew {
             registered: Arc::clone(&self.registered),
             token: Arc::clone(&self.token),
         });
-        let desk = Arc::new(Desk { registered: Arc::clone(&self.registered), worker: number });
+        let desk =
+            Arc::new(Desk { registered: Arc::clone(&self.registered), token: Arc::clone(&self.token), worker: number });
         for listener in sockets.listeners()? {
             let worker = Arc::clone(&worker);
             let serve = move |database, login| proxy::serve(Arc::clone(&worker), database, login);

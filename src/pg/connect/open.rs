@@ -78,7 +78,7 @@ pub(super) async fn open(target: &Target, deadline: Instant, phase: &mut Phase) 
         })?;
         return Ok(Opened { stream: Stream::Unix(unix), addr: Addr::Unix(path), tls: None, binding: None });
     }
-    let addresses = resolve(target).await?;
+    let addresses = resolve(&target.host, target.port).await?;
     *phase = Phase::Tcp;
     let (tcp, socket) = connect_any(target, &addresses, deadline).await?;
     *phase = Phase::Tls;
@@ -86,14 +86,15 @@ pub(super) async fn open(target: &Target, deadline: Instant, phase: &mut Phase) 
 }
 
 /// All addresses of the host, as the system says now: a changed answer counts from the next connection on.
-async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, ConnectError> {
-    let Target { host, port, .. } = target;
+///
+/// # Errors
+/// If the host has no address, or nobody could be asked.
+pub async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, ConnectError> {
     if let Ok(ip) = host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(ip, *port)]);
+        return Ok(vec![SocketAddr::new(ip, port)]);
     }
     let failed = |reason: &str| ConnectError::local(Phase::Dns, format!("cannot resolve server {host}: {reason}"));
-    let mut addresses: Vec<_> =
-        lookup_host((&**host, *port)).await.map_err(|error| failed(&error.to_string()))?.collect();
+    let mut addresses: Vec<_> = lookup_host((host, port)).await.map_err(|error| failed(&error.to_string()))?.collect();
     addresses.dedup();
     if addresses.is_empty() { Err(failed("it has no address")) } else { Ok(addresses) }
 }

@@ -227,10 +227,10 @@ fn creates(before: &[u8]) -> bool {
     contains_word(before, b"create") || contains_word(before, b"into")
 }
 
-/// A lock that outlives the transaction: not the `_xact` functions, not an unlock.
+/// A lock that outlives the transaction: not the `_xact` functions, not an unlock, not the word alone.
 fn takes_session_lock(text: &[u8], start: usize, end: usize) -> bool {
     let word = word_around(text, start, end).to_ascii_lowercase();
-    !memchr::memmem::find(&word, b"xact").is_some() && !memchr::memmem::find(&word, b"unlock").is_some()
+    memchr::memmem::find(&word, b"advisory_lock").is_some()
 }
 
 #[cfg(test)]
@@ -255,6 +255,7 @@ mod tests {
             "prepare transaction 'x'",
             "select pg_advisory_xact_lock(1)",
             "select pg_advisory_unlock_all()",
+            "select count(*) from pg_locks where locktype = 'advisory'",
             "declare c cursor for select 1",
             "create table contemporary(a int)",
             "reset all",

@@ -29,6 +29,7 @@ impl<K: Clone + Eq> Engine<K> {
             idle_since: now,
             retire_at: None,
             fresh: false,
+            probed: false,
             claimed_in: 0,
         });
         self.openings.push(conn);
@@ -196,8 +197,10 @@ impl<K: Clone + Eq> Engine<K> {
     /// Takes `conn` out of the lent ones; false if it is not lent.
     fn end_lent(&mut self, conn: ConnId) -> bool {
         let Some(State::Lent { claimed }) = self.server(conn).map(|server| server.state) else { return false };
+        let probed = self.server(conn).is_some_and(|server| server.probed);
         self.lent -= 1;
         self.claimed -= u32::from(claimed);
+        self.probed -= u32::from(probed);
         true
     }
 
@@ -205,11 +208,19 @@ impl<K: Clone + Eq> Engine<K> {
     fn put_idle(&mut self, conn: ConnId, now: Instant, fx: &mut Effects<K>) {
         let Some(server) = self.server_mut(conn) else { return };
         server.state = State::Idle;
-        server.idle_since = now;
+        // A probe leaves its connection where it was in the order, and as long idle as it was.
+        let probed = std::mem::take(&mut server.probed);
+        if !probed {
+            server.idle_since = now;
+        }
         if let Some(at) = server.retire_at {
             self.arm(at);
         }
-        self.idle.push_back(Some(conn));
+        if probed && self.config.settings().order == Order::Fifo {
+            self.idle.push_front(Some(conn));
+        } else {
+            self.idle.push_back(Some(conn));
+        }
         if !self.pending.is_empty() {
             self.pump(now, fx);
         }
@@ -262,13 +273,12 @@ impl<K: Clone + Eq> Engine<K> {
         self.begin_close(conn, reason, fx);
     }
 
-    /// Closes the connection that was idle longest, for a request that it does not fit; false if none is idle.
-    pub(super) fn close_longest_idle(&mut self, now: Instant, fx: &mut Effects<K>) -> bool {
-        let Some(place) = self.idle.iter().position(Option::is_some) else { return false };
+    /// Closes the connection that was idle longest, if any is, for a request that it does not fit.
+    pub(super) fn close_longest_idle(&mut self, now: Instant, fx: &mut Effects<K>) {
+        let Some(place) = self.idle.iter().position(Option::is_some) else { return };
         let server = self.idle[place].and_then(|conn| self.server(conn));
         let reason = server.and_then(|server| self.stale(server, now)).unwrap_or(CloseReason::OtherKey);
         self.close_idle(place, reason, true, fx);
-        true
     }
 
     /// From here on `conn` counts as closing and nothing else.

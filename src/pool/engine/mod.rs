@@ -60,6 +60,8 @@ struct Server<K> {
     retire_at: Option<Instant>,
     /// Opened in this very event.
     fresh: bool,
+    /// Lent to a probe, for which it has not ceased to be idle.
+    probed: bool,
     /// The pass over the line in which this opening was set against a request.
     claimed_in: u64,
 }
@@ -102,6 +104,8 @@ pub struct Engine<K> {
     closing: u32,
     /// How many of `lent` were claimed for the shrink.
     claimed: u32,
+    /// How many of `lent` are with probes.
+    probed: u32,
     pending: Queue<K>,
     /// Numbers the passes over the line; see `Server::claimed_in`.
     pass: u64,
@@ -137,6 +141,7 @@ impl<K: Clone + Eq> Engine<K> {
             lent: 0,
             closing: 0,
             claimed: 0,
+            probed: 0,
             pending: Queue::new(),
             pass: 0,
             next_serial: 0,

@@ -12,10 +12,17 @@ use super::RequestId;
 pub(super) struct Pending<K> {
     /// What its connection must have been opened with.
     pub key: K,
-    /// When its wait is over.
-    pub deadline: Instant,
-    /// How long it was allowed to wait, for the error's text.
+    /// When it came.
+    pub since: Instant,
+    /// How long it may wait.
     pub timeout: Duration,
+}
+
+impl<K> Pending<K> {
+    /// When its wait is over.
+    pub fn deadline(&self) -> Instant {
+        self.since + self.timeout
+    }
 }
 
 #[derive(Debug)]
@@ -125,7 +132,7 @@ mod tests {
     use super::*;
 
     fn pending(key: u32) -> Pending<u32> {
-        Pending { key, deadline: Instant::now(), timeout: Duration::ZERO }
+        Pending { key, since: Instant::now(), timeout: Duration::ZERO }
     }
 
     fn line(queue: &Queue<u32>) -> Vec<u32> {

@@ -1,10 +1,17 @@
 //! Requests: who is granted what, and what is opened or closed for it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::queue::Pending;
 use super::{ConnId, Effect, Effects, Engine, RequestId, Server, State};
 use crate::pool::reason::{CloseReason, Refusal};
+
+/// Nobody whose connection has to be opened first, at the limit and in place of another, is overtaken by a request that
+/// came later than this after it. Without any of it clients of two kinds would have each other's connections
+/// closed at every turn of a busy pool.
+const OVERTAKING: Duration = Duration::from_millis(20);
+/// How many may be overtaken at once; it bounds the work of one check-in.
+const PASSED_OVER_MOST: u32 = 64;
 
 impl<K: Clone + Eq> Engine<K> {
     pub(super) fn request(&mut self, request: RequestId, key: K, now: Instant, fx: &mut Effects<K>) {
@@ -23,6 +30,10 @@ impl<K: Clone + Eq> Engine<K> {
             fx.push_back(Effect::Fail { request, why: Refusal::Closed });
         } else if let Some(conn) = self.pick(|_| true, now, fx) {
             self.grant(request, conn, now, fx);
+            self.probed += 1;
+            if let Some(server) = self.server_mut(conn) {
+                server.probed = true;
+            }
         } else if self.slots() > self.unopened(now) {
             self.push_pending(request, key, now);
             self.pump(now, fx);
@@ -48,17 +59,15 @@ impl<K: Clone + Eq> Engine<K> {
 
     fn push_pending(&mut self, request: RequestId, key: K, now: Instant) {
         let timeout = self.config.settings().acquire;
-        let deadline = now + timeout;
-        self.pending.push_back(request, Pending { key, deadline, timeout });
-        self.arm(deadline);
+        self.pending.push_back(request, Pending { key, since: now, timeout });
+        self.arm(now + timeout);
     }
 
     /// Puts a request whose connection turned out dead back to where it was: at the head of the line.
     pub(super) fn back_in_line(&mut self, request: RequestId, key: K, now: Instant) {
         let timeout = self.config.settings().acquire;
-        let deadline = now + timeout;
-        self.pending.push_front(request, Pending { key, deadline, timeout });
-        self.arm(deadline);
+        self.pending.push_front(request, Pending { key, since: now, timeout });
+        self.arm(now + timeout);
     }
 
     /// The idle connection to lend next, taken out of the idle ones.
@@ -125,9 +134,17 @@ impl<K: Clone + Eq> Engine<K> {
     pub(super) fn pump(&mut self, now: Instant, fx: &mut Effects<K>) {
         self.pass += 1;
         let mut slots = self.slots();
+        // Those passed over, and when the first of them came.
+        let mut patient = 0_u32;
+        let mut patient_since = None;
         let mut next = self.pending.first();
         while let Some(request) = next {
             next = self.pending.after(request);
+            let Some(since) = self.pending.get(request).map(|pending| pending.since) else { return };
+            if patient_since.is_some_and(|first| since > first + OVERTAKING) || patient == PASSED_OVER_MOST {
+                self.make_room(std::mem::take(&mut patient), now, fx);
+                patient_since = None;
+            }
             let Some(pending) = self.pending.get(request) else { return };
             if let Some((place, conn)) = self.find_usable(&pending.key, now) {
                 self.idle.remove(place);
@@ -143,10 +160,29 @@ impl<K: Clone + Eq> Engine<K> {
                     let conn = self.open(key, now, fx);
                     self.claim_opening(conn);
                 }
-            } else if !self.close_longest_idle(now, fx) {
+            } else if self.idle_live() == 0 {
                 return;
+            } else if self.is_key_lent(&pending.key) {
+                patient += 1;
+                patient_since = patient_since.or(Some(pending.since));
+            } else {
+                self.close_longest_idle(now, fx);
             }
         }
+        self.make_room(patient, now, fx);
+    }
+
+    /// Closes an idle connection each for so many requests that none of them fits.
+    fn make_room(&mut self, requests: u32, now: Instant, fx: &mut Effects<K>) {
+        for _ in 0..requests {
+            self.close_longest_idle(now, fx);
+        }
+    }
+
+    /// Whether a connection of this key is in use, so that one may come back.
+    fn is_key_lent(&self, key: &K) -> bool {
+        let mut servers = self.servers.iter().flatten();
+        servers.any(|server| matches!(server.state, State::Lent { .. }) && server.key == *key)
     }
 
     /// The first idle connection in order that may be lent for `key`.
@@ -195,7 +231,7 @@ impl<K: Clone + Eq> Engine<K> {
         while let Some(request) = next {
             next = self.pending.after(request);
             let Some(pending) = self.pending.get(request) else { return };
-            let (deadline, timeout) = (pending.deadline, pending.timeout);
+            let (deadline, timeout) = (pending.deadline(), pending.timeout);
             if let Some(conn) = self.find_opening(&pending.key, now) {
                 self.claim_opening(conn);
             } else if slots > 0 {

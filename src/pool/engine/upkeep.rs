@@ -118,7 +118,7 @@ impl<K: Clone + Eq> Engine<K> {
         let coming = coming.filter(|server| !server.is_retired(now)).count();
         let spare = super::count(coming).saturating_sub(self.pending.len());
         let room = self.empty > 0 || self.records() < self.limit.min(self.kept);
-        self.idle_live() + spare < min_idle && room && self.physical() < self.limit
+        self.idle_live() + self.probed + spare < min_idle && room && self.physical() < self.limit
     }
 
     pub(super) fn close(&mut self, fx: &mut Effects<K>) {
@@ -138,7 +138,7 @@ impl<K: Clone + Eq> Engine<K> {
         self.alarm = None;
         let mut next = self.pending.first();
         while let Some(pending) = next.and_then(|request| self.pending.get(request)) {
-            let deadline = pending.deadline;
+            let deadline = pending.deadline();
             next = next.and_then(|request| self.pending.after(request));
             self.arm(if deadline <= now { now + OVERDUE_LOOK } else { deadline });
         }

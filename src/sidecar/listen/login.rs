@@ -120,7 +120,8 @@ impl Greeting<'_> {
             .find(&startup.database, &startup.user, Instant::now())
             .or_else(|unknown| is_not_served(&startup, unknown))?;
         let max = self.rules.max_clients;
-        if !place.become_client(max) {
+        let set = StartupSet::new(startup.parameters.iter().map(|(name, value)| (name, value)));
+        if !front.is_own(&set) && !place.become_client(max) {
             return refused(
                 SqlState::TOO_MANY_CONNECTIONS,
                 format!("sorry, too many clients already: the limit is {max}"),

@@ -13,6 +13,7 @@ use super::accept::accept;
 use super::login::login;
 use super::sockets::Listener;
 use super::*;
+
 use crate::api::v1alpha1::TlsMode;
 use crate::pg::auth::Secret;
 use crate::pg::connect::{self, ConnectError, Credentials, Phase, Session, Target, Tls};
@@ -37,6 +38,10 @@ impl Front for Shop {
             ("shop", _) => Err(Unknown::User { served: vec!["app".into()] }),
             _ => Err(Unknown::Database { served: vec!["shop".into(), "other".into()] }),
         }
+    }
+
+    fn is_own(&self, _: &StartupSet) -> bool {
+        false
     }
 
     async fn cancel(&self, pid: i32, key: &[u8]) {

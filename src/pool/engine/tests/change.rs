@@ -265,3 +265,22 @@ fn idle_timeout_closes_the_longest_idle_above_min_idle() {
     assert_eq!(b.pass(secs(999)), [], "the minimum stays");
     assert_eq!(b.engine.due(), None);
 }
+
+#[test]
+fn a_probe_changes_neither_the_order_nor_the_minimum_nor_the_idle_time() {
+    let mut b = Bench::new(Settings { idle_timeout: Some(secs(60)), min_idle: 2, ..sized(3, 0) });
+    for conn in connects(&b.on(Event::Tick)) {
+        b.on(Event::Opened { conn });
+    }
+    let order: Vec<_> = b.engine.idle().collect();
+    assert_eq!(order.len(), 2);
+    b.now += secs(59);
+    let request = RequestId(77);
+    let fx = b.on(Event::Probe { request, key: 'z' });
+    let conn = granted(&fx, request).unwrap();
+    assert_eq!(connects(&fx), [], "the minimum is still there");
+    assert_eq!(b.back(conn), []);
+    assert_eq!(b.engine.idle().collect::<Vec<_>>(), order);
+    b.set(Settings { idle_timeout: Some(secs(60)), ..sized(3, 0) }, Replace::Keep);
+    assert_eq!(closes(&b.pass(secs(1))).len(), 2, "both were idle all the time");
+}

@@ -48,6 +48,59 @@ fn the_oldest_of_another_key_does_not_starve() {
 }
 
 #[test]
+fn who_came_a_moment_later_may_go_first_if_the_oldest_has_one_to_come_back() {
+    for (later_by, closed) in [(20, 0), (21, 1)] {
+        let mut b = Bench::new(Settings { max_overflow: Some(0), ..settings() });
+        let (a, z) = (b.lend('a'), b.lend('z'));
+        let (oldest, _) = b.ask('z');
+        b.now += Duration::from_millis(later_by);
+        let (later, _) = b.ask('a');
+        b.now += secs(1);
+        let fx = b.back(a);
+        assert_eq!((closes(&fx).len(), granted(&fx, later)), (closed, (closed == 0).then_some(a)), "{later_by} ms");
+        assert_eq!(granted(&b.back(z), oldest), Some(z));
+    }
+}
+
+#[test]
+fn what_nobody_else_may_take_is_closed_for_the_oldest_at_once() {
+    let mut b = Bench::new(Settings { max_overflow: Some(0), ..settings() });
+    let (a, _z) = (b.lend('a'), b.lend('z'));
+    b.request('z');
+    assert_eq!(closes(&b.back(a)), [(a, CloseReason::OtherKey)]);
+}
+
+#[test]
+fn no_more_are_overtaken_at_once_than_may_be() {
+    for (waiting, closed) in [(64, 0), (65, 1)] {
+        let mut b = Bench::new(Settings { max_overflow: Some(0), ..settings() });
+        let (a, _z) = (b.lend('a'), b.lend('z'));
+        for _ in 1..waiting {
+            b.request('z');
+        }
+        b.request('a');
+        assert_eq!(closes(&b.back(a)).len(), closed);
+    }
+}
+
+#[test]
+fn everybody_whom_nothing_idle_fits_gets_room_at_once() {
+    let sized = |size| Settings { max_overflow: Some(0), size, ..settings() };
+    let mut b = Bench::new(sized(5));
+    let out = ['a', 'a', 'z', 'x', 'x'].map(|key| b.lend(key));
+    b.discard(out[3]);
+    b.discard(out[4]);
+    for _ in 0..2 {
+        assert_eq!(b.request('z'), [], "each has a slot, once what is closing has ended");
+        b.now += secs(1);
+    }
+    assert_eq!((b.back(out[0]), b.back(out[1])), (vec![], vec![]));
+    let fx = b.set(sized(3), Replace::Keep);
+    let reason = CloseReason::OtherKey;
+    assert_eq!(closes(&fx), [(out[0], reason), (out[1], reason)], "the slots are gone");
+}
+
+#[test]
 fn an_opening_under_way_for_the_oldest_lets_the_later_one_go_first() {
     let mut b = Bench::new(settings());
     let out = [b.lend('a'), b.lend('a')];

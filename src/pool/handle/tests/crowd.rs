@@ -132,6 +132,7 @@ async fn a_crowd_that_comes_and_goes_while_everything_changes() {
         *b.fake.ping.lock().unwrap() = Ok(());
         assert!(b.fake.most_open.load(SeqCst) <= most);
         b.set(settings(3));
+        b.fake.slow.store(0, SeqCst);
         b.nothing_leaked(3).await;
         let stats = b.pool.stats();
         assert_eq!(stats.opened, stats.closed_total() + u64::from(stats.idle));
