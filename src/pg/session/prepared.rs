@@ -306,22 +306,4 @@ impl Cache {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    #[test]
-    fn a_retired_statement_is_prepared_anew_by_the_next() {
-        let registry = Registry::default();
-        let intern = || registry.intern(b"SELECT * FROM t\0\0\0", Scan::default).unwrap();
-        let old = intern();
-        assert!(old.is(&intern()));
-        registry.retire(&old);
-        let new = intern();
-        assert!(!new.is(&old) && new.name != old.name && new.id != old.id);
-        // Whoever still has the old one can't retire the new one.
-        registry.retire(&old);
-        assert!(new.is(&intern()));
-    }
-}
+mod tests;
