@@ -315,3 +315,6 @@ impl Cache {
         self.held.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -160,12 +160,12 @@ impl Egress {
             b'E' => {
                 sides.stats.server_errors.inc();
                 if let Some(fields) = ErrorFields::parse(body) {
-                    if matches!(&*fields.severity, "FATAL" | "PANIC") {
+                    if matches!(fields.severity, "FATAL" | "PANIC") {
                         self.fatal = true;
                         // 57P01 to 57P03: the server stops, has crashed, is starting.
-                        self.own_fault = !fields.code.starts_with("57P0") || &*fields.code == "57P05";
+                        self.own_fault = !fields.code.starts_with("57P0") || fields.code == "57P05";
                     }
-                    self.read_only |= &*fields.code == "25006";
+                    self.read_only |= fields.code == "25006";
                 }
             }
             b'S' => seen.parameter = true,
