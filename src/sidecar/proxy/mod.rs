@@ -193,31 +193,7 @@ impl Serving {
         // One that came between the last wait and its lease was for what is over.
         self.client.shared.clear(signal::CANCEL);
         let asked = Instant::now();
-        let outcome = {
-            let mut checkout = pin!(self.database.pool.checkout(self.set.clone(), asked));
-            let client = &mut self.client;
-            let worker = &self.worker;
-            poll_fn(|cx| {
-                if let Poll::Ready(result) = checkout.as_mut().poll(cx) {
-                    return Poll::Ready(Waited::Done(result));
-                }
-                client.shared.set_activity(Activity::Waiting);
-                client.shared.register(cx.waker());
-                if client.shared.signals() & (signal::CANCEL | signal::END) != 0 {
-                    return Poll::Ready(Waited::CalledOff);
-                }
-                // Bytes that come meanwhile are kept, as many as one small buffer holds; the end is noticed.
-                while client.input.len() < buffer::SMALL {
-                    match client.poll_read(cx, &worker.buffers, buffer::SMALL) {
-                        Poll::Ready(Ok(n)) if n > 0 => {}
-                        Poll::Ready(_) => return Poll::Ready(Waited::Left),
-                        Poll::Pending => break,
-                    }
-                }
-                Poll::Pending
-            })
-            .await
-        };
+        let outcome = self.wait(asked).await;
         match outcome {
             Waited::Done(Ok(lease)) => {
                 self.stats().acquire.observe(asked.elapsed());
@@ -228,6 +204,33 @@ impl Serving {
             Waited::CalledOff => Box::pin(self.called_off()).await,
             Waited::Left => Acquired::Gone,
         }
+    }
+
+    /// Waits until the pool has decided, or the client has left or been called off.
+    async fn wait(&mut self, asked: Instant) -> Waited {
+        let mut checkout = pin!(self.database.pool.checkout(self.set.clone(), asked));
+        let client = &mut self.client;
+        let worker = &self.worker;
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = checkout.as_mut().poll(cx) {
+                return Poll::Ready(Waited::Done(result));
+            }
+            client.shared.set_activity(Activity::Waiting);
+            client.shared.register(cx.waker());
+            if client.shared.signals() & (signal::CANCEL | signal::END) != 0 {
+                return Poll::Ready(Waited::CalledOff);
+            }
+            // Bytes that come meanwhile are kept, as many as one small buffer holds; the end is noticed.
+            while client.input.len() < buffer::SMALL {
+                match client.poll_read(cx, &worker.buffers, buffer::SMALL) {
+                    Poll::Ready(Ok(n)) if n > 0 => {}
+                    Poll::Ready(_) => return Poll::Ready(Waited::Left),
+                    Poll::Pending => break,
+                }
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     async fn refused(&mut self, error: CheckoutError<ConnectError>) -> Acquired {
@@ -393,20 +396,28 @@ impl Serving {
         if let Some(welcome) = self.database.welcome(&self.set) {
             return Some(welcome);
         }
-        match self.database.pool.checkout(self.set.clone(), Instant::now()).await {
-            Ok(lease) => {
+        let outcome = self.wait(Instant::now()).await;
+        self.client.shared.set_activity(Activity::Idle);
+        match outcome {
+            Waited::Done(Ok(lease)) => {
                 let welcome = Arc::new(Welcome { parameters: encode(&lease.parameters).into() });
                 self.database.keep_welcome(self.set.clone(), Arc::clone(&welcome));
                 lease.give_back(Instant::now());
                 Some(welcome)
             }
-            Err(error) => {
+            Waited::Done(Err(error)) => {
                 let (code, text) = describe(&error);
                 self.client.say_error(Severity::Fatal, code, &text);
                 self.stats().own_errors.inc();
                 self.say_last().await;
                 None
             }
+            // It has no key for cancel requests yet: only the sidecar's end calls it off.
+            Waited::CalledOff => {
+                self.part(Wants::MustGo { idle: false }).await;
+                None
+            }
+            Waited::Left => None,
         }
     }
 }
