@@ -72,7 +72,7 @@ impl Settings {
         let tls = match same_tls {
             // Keeps the sessions that can be resumed.
             Some(old) => old.tls.clone(),
-            None => tls::to_server(policy.database.tls.into(), credentials.ca_pem.as_deref())?,
+            None => tls::to_server(policy.database.tls, credentials.ca_pem.as_deref())?,
         };
         let users = match old.filter(|old| old.credentials == credentials) {
             Some(old) => old.users.clone(),

@@ -108,6 +108,9 @@ pub enum Change {
     Unnamed(Option<Arc<Statement>>),
 }
 
+/// What a pending change takes, with its name and with its note in the exchange.
+const PENDING: usize = 128;
+
 /// One client's prepared statements by the names it gave them.
 #[derive(Debug, Default)]
 pub struct Names {
@@ -177,9 +180,9 @@ impl Names {
         self.bytes = 0;
     }
 
-    /// Bytes of names and texts that this client holds.
+    /// Bytes of names and texts that this client holds, and of changes that wait for their answers.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.pending.len() * PENDING
     }
 
     /// Gives memory back while the client is idle.
@@ -267,6 +270,14 @@ impl Cache {
         }
     }
 
+    /// The server says that it does not have this statement.
+    pub fn lost(&mut self, id: u64) {
+        // One that is under way again will be there.
+        if !self.preparing.iter().any(|later| later.id == id) {
+            self.held.pop(&id);
+        }
+    }
+
     /// CloseComplete for an evicted statement.
     pub fn closed(&mut self) {
         self.closing.pop_front();
@@ -306,22 +317,4 @@ impl Cache {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    #[test]
-    fn a_retired_statement_is_prepared_anew_by_the_next() {
-        let registry = Registry::default();
-        let intern = || registry.intern(b"SELECT * FROM t\0\0\0", Scan::default).unwrap();
-        let old = intern();
-        assert!(old.is(&intern()));
-        registry.retire(&old);
-        let new = intern();
-        assert!(!new.is(&old) && new.name != old.name && new.id != old.id);
-        // Whoever still has the old one can't retire the new one.
-        registry.retire(&old);
-        assert!(new.is(&intern()));
-    }
-}
+mod tests;

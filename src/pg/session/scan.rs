@@ -114,7 +114,9 @@ pub fn scan(text: &[u8]) -> Scan {
         match WORDS[found.pattern().as_usize()] {
             ";" => statement(&text[found.end()..], &mut scan),
             "set_config" | "pg_settings" => scan.pin(Pin::Setting),
-            "pg_temp" if creates(&text[..found.start()]) => scan.pin(Pin::Temporary),
+            "pg_temp" if creates(&text[..found.start()]) || names_path(&text[..found.start()]) => {
+                scan.pin(Pin::Temporary);
+            }
             "temp" if is_temporary(text, found.start(), found.end()) => scan.pin(Pin::Temporary),
             "advisory" if takes_session_lock(text, found.start(), found.end()) => scan.pin(Pin::AdvisoryLock),
             "currval" | "lastval" => scan.sequence = true,
@@ -167,7 +169,8 @@ fn first_word(mut text: &[u8]) -> (&[u8], &[u8]) {
     loop {
         text = text.trim_ascii_start();
         if text.starts_with(b"--") {
-            text = memchr::memchr(b'\n', text).map_or(&[], |end| &text[end..]);
+            // As in PostgreSQL's scanner, either ends it.
+            text = memchr::memchr2(b'\n', b'\r', text).map_or(&[], |end| &text[end..]);
         } else if text.starts_with(b"/*") {
             text = comment(text);
         } else {
@@ -227,6 +230,12 @@ fn creates(before: &[u8]) -> bool {
     contains_word(before, b"create") || contains_word(before, b"into")
 }
 
+/// Whether what stands before a schema's name makes it the one in which tables are created: even with SET LOCAL, these
+/// outlive the transaction.
+fn names_path(before: &[u8]) -> bool {
+    contains_word(before, b"search_path") || contains_word(before, b"schema")
+}
+
 /// A lock that outlives the transaction: not the `_xact` functions, not an unlock, not the word alone.
 fn takes_session_lock(text: &[u8], start: usize, end: usize) -> bool {
     let word = word_around(text, start, end).to_ascii_lowercase();
@@ -279,6 +288,10 @@ mod tests {
             ("create or replace temporary view v as select 1", Pin::Temporary),
             ("select 1 into temp t", Pin::Temporary),
             ("create table pg_temp.x(a int)", Pin::Temporary),
+            ("begin; set local search_path to pg_temp; create table x(a int); commit", Pin::Temporary),
+            ("set local schema 'pg_temp'", Pin::Temporary),
+            ("-- a carriage return ends it\rset a = 1", Pin::Setting),
+            ("-- so\rdeclare c cursor with hold for select 1", Pin::Cursor),
             ("select pg_advisory_lock(1)", Pin::AdvisoryLock),
             ("select pg_try_advisory_lock_shared(1)", Pin::AdvisoryLock),
             ("prepare p as select 1", Pin::Prepared),

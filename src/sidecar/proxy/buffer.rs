@@ -196,6 +196,11 @@ impl Outgoing {
         }
     }
 
+    /// Bytes of our own that are held until all is written.
+    pub fn made(&self) -> usize {
+        self.made.len()
+    }
+
     /// The first pieces, as a gathering write wants them.
     pub fn slices<'a>(&'a self, buffer: &'a Buffer) -> ([IoSlice<'a>; 8], usize) {
         let mut slices = [IoSlice::new(&[]); 8];

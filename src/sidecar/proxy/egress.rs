@@ -126,7 +126,7 @@ impl Egress {
                 self.note(header.tag, body, sides, &mut seen);
             }
             if let Some(statement) = statement {
-                retire_if_changed(statement, body, sides);
+                note_failed(statement, body, sides);
             }
             if sides.exchange.has_own() {
                 self.own(sides);
@@ -160,12 +160,12 @@ impl Egress {
             b'E' => {
                 sides.stats.server_errors.inc();
                 if let Some(fields) = ErrorFields::parse(body) {
-                    if matches!(&*fields.severity, "FATAL" | "PANIC") {
+                    if matches!(fields.severity, "FATAL" | "PANIC") {
                         self.fatal = true;
                         // 57P01 to 57P03: the server stops, has crashed, is starting.
-                        self.own_fault = !fields.code.starts_with("57P0") || &*fields.code == "57P05";
+                        self.own_fault = !fields.code.starts_with("57P0") || fields.code == "57P05";
                     }
-                    self.read_only |= &*fields.code == "25006";
+                    self.read_only |= fields.code == "25006";
                 }
             }
             b'S' => seen.parameter = true,
@@ -174,11 +174,16 @@ impl Egress {
     }
 }
 
-/// A statement failed: if because its result has changed, it is not handed to anybody else.
-fn retire_if_changed(statement: u64, error: &[u8], sides: &Sides<'_>) {
-    let changed = ErrorFields::parse(error)
-        .is_some_and(|fields| fields.code == "0A000" && fields.routine == "RevalidateCachedQuery");
-    if let Some(statement) = sides.cache.peek(statement).filter(|_| changed) {
+/// A statement failed: if because its result has changed, it is not handed to anybody else; if because the server does
+/// not have it after all (somebody's SQL deallocated it), it is sent again when it is next asked for.
+fn note_failed(statement: u64, error: &[u8], sides: &mut Sides<'_>) {
+    let Some(fields) = ErrorFields::parse(error) else { return };
+    if fields.code == "26000" {
+        sides.cache.lost(statement);
+    } else if fields.code == "0A000"
+        && fields.routine == "RevalidateCachedQuery"
+        && let Some(statement) = sides.cache.peek(statement)
+    {
         sides.statements.retire(statement);
     }
 }

@@ -285,11 +285,7 @@ impl Ingress {
             self.bind_to_server(Pin::Prepared, rules.stats);
             return self.extended(Expect::Parse, input, total, server);
         }
-        if names.bytes() + whole.len() > rules.max_buffered.saturating_mul(STATEMENT_BYTES) {
-            let message =
-                format!("the client's prepared statements take more than {STATEMENT_BYTES} times listen.maxBuffered");
-            return Err(Stop::Fatal(SqlState::PROGRAM_LIMIT, message));
-        }
+        has_room(names, whole.len(), rules)?;
         let statement = match rules.statements.intern(tail, || scan::scan(tail)) {
             Ok(statement) => statement,
             Err(error) => return Err(Stop::Fatal(SqlState::INTERNAL_ERROR, format!("no random bytes: {error}"))),
@@ -379,6 +375,7 @@ impl Ingress {
                 self.extended(expect, input, total, server)
             }
             (_, Some(statement)) if !statement.name.is_empty() => {
+                has_room(names, total, rules)?;
                 names.push(Change::Remove(name.into()));
                 server.exchange.own(b'3');
                 input.skip(total);
@@ -402,6 +399,16 @@ fn known(tag: u8) -> Result<(), Stop> {
         return Ok(());
     }
     Err(Stop::Fatal(PROTOCOL, format!("invalid frontend message type {tag}")))
+}
+
+/// Whether the client may have more statements, or ask for more without waiting for answers. What never reaches the
+/// server is not held back by it: a client that reads nothing could go on for ever.
+fn has_room(names: &Names, more: usize, rules: Rules<'_>) -> Result<(), Stop> {
+    if names.bytes() + more <= rules.max_buffered.saturating_mul(STATEMENT_BYTES) {
+        return Ok(());
+    }
+    let message = format!("the client's prepared statements take more than {STATEMENT_BYTES} times listen.maxBuffered");
+    Err(Stop::Fatal(SqlState::PROGRAM_LIMIT, message))
 }
 
 fn malformed<T>(what: &str) -> Result<T, Stop> {

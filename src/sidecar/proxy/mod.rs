@@ -61,6 +61,16 @@ struct Serving {
     client: Client,
 }
 
+/// How waiting for a server ended.
+enum Waited {
+    /// The pool has decided.
+    Done(Result<Lease<PgBackend>, CheckoutError<ConnectError>>),
+    /// A cancel request, or the sidecar's end.
+    CalledOff,
+    /// The client closed its connection: there is nobody to tell anything.
+    Left,
+}
+
 /// What became of the wish for a server.
 enum Acquired {
     Lease(Lease<PgBackend>),
@@ -180,6 +190,8 @@ impl Serving {
         if self.settings.version != self.database.version() {
             self.settings = self.database.settings();
         }
+        // One that came between the last wait and its lease was for what is over.
+        self.client.shared.clear(signal::CANCEL);
         let asked = Instant::now();
         let outcome = {
             let mut checkout = pin!(self.database.pool.checkout(self.set.clone(), asked));
@@ -187,18 +199,18 @@ impl Serving {
             let worker = &self.worker;
             poll_fn(|cx| {
                 if let Poll::Ready(result) = checkout.as_mut().poll(cx) {
-                    return Poll::Ready(Some(result));
+                    return Poll::Ready(Waited::Done(result));
                 }
                 client.shared.set_activity(Activity::Waiting);
                 client.shared.register(cx.waker());
                 if client.shared.signals() & (signal::CANCEL | signal::END) != 0 {
-                    return Poll::Ready(None);
+                    return Poll::Ready(Waited::CalledOff);
                 }
                 // Bytes that come meanwhile are kept, as many as one small buffer holds; the end is noticed.
                 while client.input.len() < buffer::SMALL {
                     match client.poll_read(cx, &worker.buffers, buffer::SMALL) {
                         Poll::Ready(Ok(n)) if n > 0 => {}
-                        Poll::Ready(_) => return Poll::Ready(Some(Err(CheckoutError::Closed))),
+                        Poll::Ready(_) => return Poll::Ready(Waited::Left),
                         Poll::Pending => break,
                     }
                 }
@@ -207,13 +219,14 @@ impl Serving {
             .await
         };
         match outcome {
-            Some(Ok(lease)) => {
+            Waited::Done(Ok(lease)) => {
                 self.stats().acquire.observe(asked.elapsed());
                 self.client.shared.clear(signal::CANCEL);
                 Acquired::Lease(lease)
             }
-            Some(Err(error)) => Box::pin(self.refused(error)).await,
-            None => Box::pin(self.called_off()).await,
+            Waited::Done(Err(error)) => Box::pin(self.refused(error)).await,
+            Waited::CalledOff => Box::pin(self.called_off()).await,
+            Waited::Left => Acquired::Gone,
         }
     }
 

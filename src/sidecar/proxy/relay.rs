@@ -208,6 +208,10 @@ impl Relay<'_> {
         if let Some(end) = self.parts() {
             return Err(end);
         }
+        if self.server.to_client.made() > self.rules.max_buffered {
+            // Answers of our own that the client does not read: as PostgreSQL, which does not read on either.
+            return Ok(moved);
+        }
         if self.client.input.len() > self.stuck {
             return self.take(now).map(|()| true);
         }

@@ -247,6 +247,32 @@ fn close_of_a_shared_statement_stays_here() {
 }
 
 #[test]
+fn answers_of_our_own_that_nobody_waits_for_are_bounded() {
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    bench.send(&mut client, &[parse("a", "select 1"), sync()].concat());
+    bench.answer(&mut client, &server("1Z"));
+    let more = [parse("a", "select 1"), msg(b'C', b"Sa\0")].concat();
+    let stop = (0..100_000).find_map(|_| match bench.send(&mut client, &more) {
+        (_, Stop::More) => None,
+        (_, stop) => Some(stop),
+    });
+    assert!(matches!(stop, Some(Stop::Fatal(SqlState::PROGRAM_LIMIT, _))), "{stop:?}");
+}
+
+#[test]
+fn a_statement_that_the_server_lost_is_sent_again() {
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    bench.send(&mut client, &[parse("a", "select 1"), sync()].concat());
+    bench.answer(&mut client, &server("1Z"));
+    // Another client found its name in pg_prepared_statements and deallocated it.
+    let run = [bind("", "a", b"\0\0\0\0\0\0"), execute(), sync()].concat();
+    assert_eq!(tags(&bench.send(&mut client, &run).0), "BES");
+    let error = msg(b'E', b"SERROR\0VERROR\0C26000\0Mprepared statement does not exist\0\0");
+    bench.answer(&mut client, &[error, server("Z")].concat());
+    assert_eq!(tags(&bench.send(&mut client, &run).0), "PBES");
+}
+
+#[test]
 fn describe_of_a_statement_names_what_the_server_has() {
     let (mut bench, mut client) = (Bench::new(), Client::default());
     let (sent, _) =
