@@ -168,7 +168,8 @@ impl Egress {
                     self.read_only |= fields.code == "25006";
                 }
             }
-            b'S' => seen.parameter = true,
+            // No client can set this one: the server was promoted, or it is a standby now.
+            b'S' => seen.parameter |= !body.starts_with(b"in_hot_standby\0"),
             _ => {}
         }
     }
