@@ -93,3 +93,25 @@ fn many_that_vanish_while_they_wait() {
     }
     eventually("all servers are back", || sidecar.health()["checked_out"] == 0);
 }
+
+#[test]
+fn logins_that_vanish_while_they_wait_for_a_first_server() {
+    let bed = Bed::sized(1);
+    let Some(sidecar) = bed.sidecar() else { return };
+    let mut holder = bed.client();
+    holder.rows("BEGIN");
+    // A startup set that no server was seen with: the login itself waits for one.
+    let startup = bed.connect().param("application_name", "nobody yet").startup();
+    let waiting: Vec<_> = (0..5)
+        .map(|_| {
+            let mut stream = TcpStream::connect(("127.0.0.1", sidecar.port)).unwrap();
+            stream.write_all(&startup).unwrap();
+            stream
+        })
+        .collect();
+    eventually("they wait", || sidecar.metric("poolkeeper_pool_waiting") >= 5.0);
+    drop(waiting);
+    eventually("those are forgotten", || sidecar.metric("poolkeeper_pool_waiting") == 0.0);
+    holder.rows("COMMIT");
+    holder.works();
+}

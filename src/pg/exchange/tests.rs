@@ -444,3 +444,146 @@ fn what_comes_without_another_word_of_the_client() {
     pair.exchange.copy_ended();
     assert!(pair.exchange.owes_ready());
 }
+
+#[test]
+fn a_fresh_exchange_owes_nothing_and_asks_nothing() {
+    let exchange = Exchange::default();
+    assert!(exchange.is_free() && !exchange.wants_probe() && !exchange.is_skipping() && !exchange.owes_ready());
+    assert!(!exchange.has_own() && !exchange.owes_only_own() && !exchange.takes_copy_data());
+    assert_eq!(exchange.statement(), None);
+}
+
+#[test]
+fn what_our_own_statement_left_is_believed() {
+    let mut exchange = Exchange::default();
+    exchange.assume(b'T');
+    assert!(exchange.status() == b'T' && exchange.is_quiet() && !exchange.is_free());
+}
+
+#[test]
+fn a_query_of_our_own_is_swallowed_and_must_not_fail() {
+    let mut pair = Pair::default();
+    pair.exchange.own_query();
+    pair.exchange.query(Expect::Query, false);
+    assert!(!pair.exchange.is_quiet());
+    assert_eq!(pair.hear("NCZTDCZ"), "TDCZ");
+    pair.exchange.own_query();
+    assert!(pair.try_hear("E").is_err());
+}
+
+#[test]
+fn a_simple_query_ends_the_unnamed_statement_when_it_is_answered() {
+    let mut pair = Pair::default();
+    pair.names.push(Change::Unnamed(None));
+    pair.exchange.query(Expect::Query, true);
+    assert!(pair.names.has_unnamed(), "a change is pending");
+    pair.hear("CZ");
+    assert!(!pair.names.has_unnamed());
+}
+
+#[test]
+fn the_statement_at_hand_is_that_of_the_oldest_message() {
+    let mut pair = Pair::default();
+    pair.exchange.uses(Expect::Bind, 7);
+    pair.exchange.extended(Expect::Execute);
+    assert!(!pair.exchange.is_quiet());
+    assert_eq!(pair.exchange.statement(), Some(7));
+    pair.hear("2");
+    assert_eq!(pair.exchange.statement(), None, "an Execute names none");
+}
+
+#[test]
+fn a_close_of_the_client_takes_its_name_when_it_is_answered() {
+    let mut pair = Pair::default();
+    pair.parse("s", "x");
+    pair.exchange.sync();
+    pair.hear("1Z");
+    pair.names.push(Change::Remove(b"s"[..].into()));
+    pair.exchange.close(true);
+    assert!(!pair.exchange.is_quiet());
+    pair.exchange.sync();
+    assert_eq!(pair.hear("3Z"), "3Z");
+    assert!(!pair.knows("s") && !pair.names.has_unnamed());
+}
+
+#[test]
+fn a_close_of_our_own_is_swallowed() {
+    let mut pair = Pair::default();
+    pair.exchange.close_quietly();
+    pair.batch();
+    assert_eq!(pair.hear("32nCZ"), "2nCZ");
+}
+
+#[test]
+fn a_failed_parse_leaves_the_server_without_the_statement() {
+    let mut pair = Pair::default();
+    pair.parse("s", "broken");
+    pair.exchange.sync();
+    pair.hear("EZ");
+    let statement = pair.statement("broken");
+    assert!(!pair.cache().has(&statement));
+}
+
+#[test]
+fn every_sync_during_copy_is_in_doubt() {
+    let mut pair = Pair::default();
+    pair.exchange.query(Expect::Query, false);
+    assert!(pair.exchange.takes_copy_data(), "the server may be about to ask for data");
+    pair.hear("G");
+    pair.exchange.sync();
+    pair.exchange.sync();
+    assert!(!pair.exchange.wants_probe(), "the copy goes on");
+    assert_eq!(pair.hear("EZ"), "EZ");
+    assert!(pair.exchange.wants_probe() && !pair.exchange.is_quiet());
+    pair.exchange.probe();
+    assert!(!pair.exchange.wants_probe());
+    assert_eq!(pair.hear("ZZ3Z"), "ZZ");
+    assert!(pair.exchange.is_free());
+}
+
+#[test]
+fn after_a_copy_in_the_same_query_a_sync_is_owed_again() {
+    let mut pair = Pair::default();
+    pair.exchange.query(Expect::Query, false);
+    pair.hear("G");
+    pair.exchange.copy_ended();
+    assert_eq!(pair.hear("C"), "C");
+    pair.exchange.sync();
+    assert_eq!(pair.hear("TDCZZ"), "TDCZZ");
+    assert!(pair.exchange.is_free());
+}
+
+#[test]
+fn a_batch_whose_sync_copy_ignored_waits_for_another() {
+    let mut pair = Pair::default();
+    pair.batch();
+    pair.hear("2nG");
+    pair.exchange.copy_ended();
+    assert_eq!(pair.hear("C"), "C");
+    assert!(!pair.exchange.is_quiet(), "its Sync is still to come");
+    // A simple Query needs none.
+    let mut pair = Pair::default();
+    pair.exchange.query(Expect::Query, false);
+    pair.exchange.sync();
+    pair.hear("G");
+    pair.exchange.copy_ended();
+    assert_eq!(pair.hear("CZ"), "CZ");
+    assert!(pair.exchange.is_free());
+}
+
+#[test]
+fn copy_out_of_a_portal() {
+    let mut pair = Pair::default();
+    pair.batch();
+    assert_eq!(pair.hear("2nHddcCZ"), "2nHddcCZ");
+}
+
+#[test]
+fn copy_data_is_dropped_while_the_server_skips() {
+    let mut pair = Pair::default();
+    pair.exchange.extended(Expect::Bind);
+    pair.exchange.extended(Expect::Execute);
+    assert!(pair.exchange.takes_copy_data());
+    pair.hear("E");
+    assert!(!pair.exchange.takes_copy_data());
+}
