@@ -433,9 +433,12 @@ impl Serving {
     }
 }
 
+/// Longest `application_name` in bytes (NAMEDATALEN - 1).
+const NAME: usize = 63;
+
 /// As PostgreSQL before 16 takes a name: what is not printable ASCII is a question mark.
 fn printable(name: &str) -> Box<str> {
-    name.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
+    name.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(NAME).collect()
 }
 
 /// ParameterStatus messages, but for the setting that clients of one server may differ in.
