@@ -170,8 +170,9 @@ impl Egress {
                     self.read_only |= fields.code == "25006";
                 }
             }
-            // No client can set this one: the server was promoted, or it is a standby now.
-            b'S' => seen.parameter |= !body.starts_with(b"in_hot_standby\0"),
+            // What comes while nothing is owed is no statement's doing: the server has read its configuration again.
+            // Nor can any client set in_hot_standby: the server was promoted, or it is a standby now.
+            b'S' => seen.parameter |= !sides.exchange.is_quiet() && !body.starts_with(b"in_hot_standby\0"),
             _ => {}
         }
     }

@@ -26,6 +26,7 @@ struct Bench {
     sequences_of: Option<i32>,
     application: Option<Box<str>>,
     name: Option<&'static str>,
+    told: bool,
 }
 
 #[derive(Default)]
@@ -49,6 +50,7 @@ impl Bench {
             sequences_of: None,
             application: None,
             name: None,
+            told: false,
         }
     }
 
@@ -109,7 +111,7 @@ impl Bench {
                 single: self.mode == Mode::Statement,
                 stats: &self.stats,
             };
-            self.egress.process(&buffer, &mut sides).unwrap();
+            self.told |= self.egress.process(&buffer, &mut sides).unwrap().parameter;
             got.extend(out.take(&buffer));
             self.egress.wrote(&mut buffer);
         }
@@ -510,6 +512,18 @@ fn what_the_server_says_of_itself_is_understood() {
     assert!(bench.egress.fatal && !bench.egress.own_fault);
     bench.answer(&mut client, &msg(b'E', b"SFATAL\0VFATAL\0C25P03\0Mx\0\0"));
     assert!(bench.egress.own_fault);
+}
+
+#[test]
+fn a_parameter_that_changes_behind_a_statement_is_told_from_one_that_the_server_reads() {
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    let zone = msg(b'S', b"TimeZone\0UTC\0");
+    assert_eq!(bench.answer(&mut client, &zone), zone, "the client gets it all the same");
+    bench.send(&mut client, &query("select f()"));
+    bench.answer(&mut client, &msg(b'S', b"in_hot_standby\0off\0"));
+    assert!(!bench.told);
+    bench.answer(&mut client, &[zone, server("CZ")].concat());
+    assert!(bench.told);
 }
 
 #[test]
