@@ -1,7 +1,7 @@
 //! Logging in to a server: names, addresses, TLS, authentication, until it is ready for a query.
 //!
 //! The one place of `pg` that touches sockets, besides [`super::stream`]. What a server sends is bounded
-//! ([`login`]), and a login that fails after the StartupMessage is not over before the server has closed the
+//! (`login`), and a login that fails after the StartupMessage is not over before the server has closed the
 //! connection: until then its backend holds a slot of `max_connections` (decision 2).
 
 mod error;

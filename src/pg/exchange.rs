@@ -271,7 +271,7 @@ impl Exchange {
         match (tag, expect) {
             // Rows first: the path of a query.
             (b'D' | b'd' | b'c', Some(Expect::Query | Expect::Execute)) => Ok(Verdict::Forward),
-            (b'C' | b'N', Some(Expect::OwnQuery)) => Ok(Verdict::Swallow),
+            (b'C' | b'N' | b'S', Some(Expect::OwnQuery)) => Ok(Verdict::Swallow),
             (b'E', Some(Expect::OwnQuery)) => wrong,
             (b'N' | b'S' | b'A', _) => Ok(Verdict::Forward),
             (b'T' | b'C' | b'I' | b'H' | b'G', Some(Expect::Query)) => {
@@ -318,6 +318,11 @@ impl Exchange {
             }
             self.owed.pop_front();
         }
+    }
+
+    /// How many answers are owed.
+    pub fn owed(&self) -> usize {
+        self.owed.len()
     }
 
     /// Whether an answer of our own is due now.

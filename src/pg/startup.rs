@@ -230,6 +230,11 @@ impl StartupSet {
         StartupSet(set.into_iter().collect())
     }
 
+    /// The same without one setting.
+    pub fn without(&self, name: &str) -> StartupSet {
+        StartupSet::new(self.iter().filter(|(have, _)| *have != name))
+    }
+
     /// The settings by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (&**name, &**value))

@@ -46,6 +46,8 @@ pub struct PgConn {
     pub cache: Cache,
     /// The client whose sequence values alone it may know; none if there may be others'.
     pub sequences_of: Option<i32>,
+    /// The `application_name` of its session, if it is known.
+    pub application: Option<Box<str>>,
     /// Bytes read from it.
     pub input: Buffer,
     /// What of these the client gets.
@@ -261,6 +263,7 @@ impl PgBackend {
             exchange: Exchange::default(),
             cache: Cache::new(policy.prepared_statements as usize),
             sequences_of: None,
+            application: None,
             input: Buffer::holding(&session.leftover, &self.buffers),
             egress: Egress::default(),
             to_client: Outgoing::default(),

@@ -16,6 +16,8 @@ const QUIET: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(20);
 /// How long clients that were told to go, and servers that were closed, may take.
 const LEAVING: Duration = Duration::from_secs(2);
+/// The same after a second signal: enough for the words to leave.
+const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// Sees everybody off. `accepting` is cancelled when nobody is let in any more.
 pub async fn drain(registered: &Arc<Registered>, shutdown: &Shutdown, grace: Duration, accepting: &CancellationToken) {
@@ -31,12 +33,17 @@ pub async fn drain(registered: &Arc<Registered>, shutdown: &Shutdown, grace: Dur
         () = shutdown.now().cancelled() => tracing::info!("asked to end at once"),
     }
     accepting.cancel();
-    let _ = tokio::time::timeout(LEAVING, gone(registered, signal::END)).await;
+    let _ = tokio::time::timeout(leaving(shutdown), gone(registered, signal::END)).await;
     let pools = registered.all();
     let closed = futures_util::future::join_all(pools.iter().map(|database| database.pool.close()));
-    if tokio::time::timeout(LEAVING, closed).await.is_err() {
+    if tokio::time::timeout(leaving(shutdown), closed).await.is_err() {
         tracing::warn!("not every server has ended its connection");
     }
+}
+
+/// How long is waited for those who were told to go: hardly at all after a second signal.
+fn leaving(shutdown: &Shutdown) -> Duration {
+    if shutdown.now().is_cancelled() { AT_ONCE } else { LEAVING }
 }
 
 /// Waits for a second in which no client logs in or says anything and no server answers.

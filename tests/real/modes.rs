@@ -209,3 +209,27 @@ fn several_policies_in_one_sidecar_keep_apart() {
     let error = sidecar.connect().database("third").open().err().unwrap();
     assert_eq!(error.code, "3D000");
 }
+
+#[test]
+fn clients_that_differ_in_their_application_name_share_a_server() {
+    let bed = Bed::with(|policy| policy.set("pool.size", 1).set("pool.maxOverflow", 0));
+    if bed::is_direct() {
+        return;
+    }
+    let open = |name: &str| bed.connect().param("application_name", name).open().unwrap();
+    let (mut one, mut two, mut none) = (open("one"), open("it's \\ two"), bed.client());
+    let server = one.backend();
+    for _ in 0..3 {
+        assert_eq!(one.value("SHOW application_name"), "one");
+        assert_eq!(two.value("SHOW application_name"), "it's \\ two");
+        assert_eq!(none.value("SHOW application_name"), "");
+        one.rows("BEGIN");
+        assert_eq!(one.value("SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()"), "one");
+        one.rows("COMMIT");
+    }
+    assert_eq!(
+        (one.parameter("application_name"), two.parameter("application_name")),
+        (Some("one"), Some("it's \\ two"))
+    );
+    assert_eq!(two.backend(), server, "nothing was opened anew for a name");
+}

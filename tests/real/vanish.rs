@@ -101,7 +101,7 @@ fn logins_that_vanish_while_they_wait_for_a_first_server() {
     let mut holder = bed.client();
     holder.rows("BEGIN");
     // A startup set that no server was seen with: the login itself waits for one.
-    let startup = bed.connect().param("application_name", "nobody yet").startup();
+    let startup = bed.connect().param("TimeZone", "Pacific/Chatham").startup();
     let waiting: Vec<_> = (0..5)
         .map(|_| {
             let mut stream = TcpStream::connect(("127.0.0.1", sidecar.port)).unwrap();

@@ -160,7 +160,7 @@ impl Sidecar {
 
     fn try_get(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.http)).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE / 2)).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
         let mut answer = vec![];
         stream.read_to_end(&mut answer).ok()?;
@@ -272,6 +272,11 @@ impl Launch {
 impl Drop for Sidecar {
     fn drop(&mut self) {
         self.signal("CONT");
+        if std::thread::panicking()
+            && let Some((_, status)) = self.try_get("/status")
+        {
+            eprintln!("--- the sidecar's status ---\n{status}");
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         let log = self.log();

@@ -220,6 +220,23 @@ impl Client {
         self.parameters.iter().rev().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
+    /// Cancels this client's running simple query: again and again until an answer comes, since a request that
+    /// is faster than its query cancels nothing.
+    #[track_caller]
+    pub fn cancel_running(&mut self) {
+        let end = Instant::now() + self.timeout;
+        while self.buffer.is_empty() {
+            assert!(Instant::now() < end, "the query was not cancelled");
+            self.canceller().send();
+            self.socket.set_timeout(Duration::from_millis(300)).unwrap();
+            let mut chunk = [0; 4096];
+            if let Ok(n) = self.socket.read(&mut chunk) {
+                assert!(n > 0, "the connection was closed");
+                self.buffer.extend_from_slice(&chunk[..n]);
+            }
+        }
+    }
+
     /// What another connection needs to cancel this one's query.
     pub fn canceller(&self) -> Canceller {
         Canceller { address: self.address.clone(), pid: self.pid, key: self.key.clone() }

@@ -11,8 +11,8 @@ fn raw_client_speaks_both_protocols() {
     assert_eq!(client.query("SELEC").unwrap_err().code, "42601");
     assert_eq!(client.parameter("client_encoding"), Some("UTF8"));
     client.send(&[fe::query("SELECT pg_sleep(30)")]);
-    client.canceller().send();
-    client.expect("T E:57014 Z:I");
+    client.cancel_running();
+    client.expect("T* E:57014 Z:I");
     client.send(&[fe::query("SELECT generate_series(1, 3), null"), fe::terminate()]);
     client.expect("T D:1|~ D* C:SELECT_3 Z:I");
     client.expect_end(None);

@@ -46,8 +46,7 @@ fn case_07_long_keys_of_protocol_3_2() {
         assert_eq!(client.key.len(), length, "3.{minor}");
         assert!(client.negotiated.is_empty());
         client.send(&[fe::query("SELECT pg_sleep(30)")]);
-        thread::sleep(Duration::from_millis(100));
-        client.canceller().send();
+        client.cancel_running();
         client.expect("T* E:57014 Z:I");
         client.works();
     }

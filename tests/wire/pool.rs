@@ -1,7 +1,7 @@
 //! 6.7 The pool: idle servers, timeouts, reload (69, 70, 74, 76–78).
 
 use crate::support::hostile::{self, Server};
-use crate::support::{Bed, Launch, PATIENCE, Policy, Sidecar, always, bed, eventually, fe, pg};
+use crate::support::{Bed, Launch, Options, PATIENCE, Policy, Postgres, Sidecar, always, bed, eventually, fe, pg};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -93,17 +93,41 @@ fn case_69_idle_servers_with_pending_bytes_are_noticed() {
 /// What a server may say at any time is no reason to give it up.
 #[test]
 fn case_69_notices_and_parameters_while_idle_are_consumed() {
-    let bed = Bed::sized(1);
+    // Of its own: reading its configuration again tells every session.
+    let server = Arc::new(Postgres::start(&Options::default()));
+    let bed = Bed::on(server, |policy| policy.set("pool.size", 1).set("pool.maxOverflow", 0));
     let mut client = bed.client();
     let before = client.backend();
-    bed.admin().rows(&format!("ALTER DATABASE {} SET work_mem = '5MB'", bed.database));
-    bed.pg.configure(&["log_min_duration_statement = 600000", "DateStyle = 'ISO, DMY'"]);
+    bed.pg.configure(&["DateStyle = 'ISO, DMY'"]);
     thread::sleep(Duration::from_millis(300));
     client.works();
     assert_eq!(client.value("SHOW DateStyle"), "ISO, DMY");
     assert_eq!(client.backend(), before);
     assert_eq!(client.parameter("DateStyle"), Some("ISO, DMY"), "the client was not told");
-    bed.pg.configure(&["DateStyle = 'ISO, MDY'"]);
+}
+
+/// A promotion is told to every session; it is nobody's setting and binds no client to its server.
+#[test]
+fn case_69_a_promotion_binds_nobody() {
+    if bed::is_direct() {
+        return;
+    }
+    let server = Server::start(|session, _| {
+        session.login()?;
+        session.serve_with(|sql| {
+            let rows = [hostile::columns(&["v"]), hostile::row(&["1"]), hostile::complete("SELECT 1")].concat();
+            let told = [hostile::parameter("in_hot_standby", "off"), rows, hostile::ready(b'I')].concat();
+            sql.contains("'promoted'").then_some(told)
+        })
+    });
+    let policy = Policy::new(server.port, "db").set("pool.size", 1).set("pool.maxOverflow", 0);
+    let sidecar = Sidecar::start(&policy);
+    let (mut one, mut two) = (sidecar.client(), sidecar.client());
+    for client in [&mut one, &mut two] {
+        client.send(&[fe::query("SELECT 'promoted'")]);
+        client.expect("S T D:1 C Z:I");
+    }
+    assert_eq!(one.value("SELECT 1"), "1");
 }
 
 #[test]

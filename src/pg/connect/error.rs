@@ -121,3 +121,22 @@ impl fmt::Display for ConnectError {
 }
 
 impl std::error::Error for ConnectError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_are_named_as_metrics_have_them() {
+        let phases = [Phase::Dns, Phase::Tcp, Phase::Tls, Phase::Auth, Phase::Startup, Phase::Timeout];
+        assert_eq!(phases.map(Phase::name), ["dns", "tcp", "tls", "auth", "startup", "timeout"]);
+    }
+
+    #[test]
+    fn long_words_are_cut_between_characters() {
+        let long = "ä".repeat(ServerError::LONGEST);
+        assert_eq!(shortened(&long).len(), ServerError::LONGEST);
+        assert_eq!(shortened(&format!("x{long}")).len(), ServerError::LONGEST - 1);
+        assert_eq!(shortened("x"), "x");
+    }
+}

@@ -49,7 +49,7 @@ fn errors_of_strange_servers() {
     // What could be read before the end is kept.
     assert_eq!(ErrorFields::parse(b"Mhere\0Dcut").unwrap().message, "here");
     let fields = ErrorFields::parse(b"SFEHLER\0M\xffx\0Zunknown\0Rauth_failed\0\0").unwrap();
-    assert_eq!((fields.severity, &*fields.message), ("FEHLER", "\u{fffd}x"));
+    assert_eq!((fields.severity, &*fields.message, fields.routine), ("FEHLER", "\u{fffd}x", "auth_failed"));
     assert_eq!(fields.sqlstate(), None);
     let fields = ErrorFields::parse(b"SFEHLER\0VERROR\0\0").unwrap();
     assert_eq!(fields.severity, "ERROR");

@@ -125,14 +125,19 @@ impl Client {
                 }
                 return Poll::Ready(wants);
             }
-            if ready!(self.poll_say(cx)).is_err() {
+            let said = self.poll_say(cx);
+            let signals = self.shared.signals();
+            if matches!(said, Poll::Ready(Err(_))) {
                 return Poll::Ready(Wants::Leave);
             }
-            self.input.rest(buffers);
-            let signals = self.shared.signals();
+            // Asked even of a client that does not read what it is told.
             if signals & (signal::DRAIN | signal::END | signal::IDLE) != 0 {
                 return Poll::Ready(Wants::MustGo { idle: signals & signal::IDLE != 0 });
             }
+            if said.is_pending() {
+                return Poll::Pending;
+            }
+            self.input.rest(buffers);
             match ready!(self.poll_read(cx, buffers, SMALL)) {
                 Ok(n) if n > 0 => {}
                 _ => return Poll::Ready(Wants::Leave),

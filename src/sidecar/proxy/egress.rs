@@ -41,6 +41,8 @@ pub struct Sides<'a> {
     pub ingress: &'a mut Ingress,
     /// Bytes for the client.
     pub out: &'a mut Outgoing,
+    /// The `application_name` of its session, if it is known.
+    pub application: &'a mut Option<Box<str>>,
     /// Statement mode: a transaction that goes on after a statement is refused.
     pub single: bool,
     /// Where it is counted.
@@ -168,7 +170,9 @@ impl Egress {
                     self.read_only |= fields.code == "25006";
                 }
             }
-            b'S' => seen.parameter = true,
+            // What comes while nothing is owed is no statement's doing: the server has read its configuration again.
+            // Nor can any client set in_hot_standby: the server was promoted, or it is a standby now.
+            b'S' => seen.parameter |= !sides.exchange.is_quiet() && !body.starts_with(b"in_hot_standby\0"),
             _ => {}
         }
     }
@@ -191,7 +195,7 @@ fn note_failed(statement: u64, error: &[u8], sides: &mut Sides<'_>) {
 /// A command has completed: its tag tells what the text may not have told.
 fn completed(body: &[u8], sides: &mut Sides<'_>) {
     // The tags of interest begin with one of these; those of a query's path mostly don't.
-    let (b'S' | b'L' | b'P' | b'D' | b'C') = body.first().copied().unwrap_or(0) else { return };
+    let (b'S' | b'L' | b'P' | b'D' | b'C' | b'R') = body.first().copied().unwrap_or(0) else { return };
     let tag = body.strip_suffix(b"\0").unwrap_or(body);
     if let Some(pin) = scan::tag(tag, sides.ingress.sets) {
         sides.ingress.bind_to_server(pin, sides.stats);
@@ -199,5 +203,9 @@ fn completed(body: &[u8], sides: &mut Sides<'_>) {
     if matches!(tag, b"DEALLOCATE ALL" | b"DISCARD ALL") {
         sides.cache.clear();
         sides.names.clear();
+    }
+    if matches!(tag, b"RESET" | b"DISCARD ALL") {
+        // It may be what the session began with.
+        *sides.application = None;
     }
 }

@@ -89,6 +89,7 @@ async fn settle(database: &Database, mut lease: Lease<PgBackend>, undo: &[&str])
         }
         if *sql == "DISCARD ALL" {
             lease.cache.clear();
+            lease.application = None;
         }
     }
     if lease.egress.read_only {

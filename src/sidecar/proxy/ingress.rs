@@ -39,6 +39,8 @@ pub struct Server<'a> {
     pub cache: &'a mut Cache,
     /// The client whose sequence values alone it may still know.
     pub sequences_of: &'a mut Option<i32>,
+    /// The `application_name` of its session, if it is known.
+    pub application: &'a mut Option<Box<str>>,
     /// Where bytes for it go.
     pub out: &'a mut Outgoing,
 }
@@ -52,6 +54,8 @@ pub struct Rules<'a> {
     pub shares_statements: bool,
     /// Longest message that is held whole, in bytes.
     pub max_buffered: usize,
+    /// The `application_name` that its server's session is to have; none for whoever does not care.
+    pub application: Option<&'a str>,
     /// The client's number.
     pub client: i32,
     /// All statements of the database.
@@ -137,6 +141,9 @@ impl Ingress {
             known(header.tag)?;
             self.drop = total;
             return Ok(());
+        }
+        if let Some(name) = rules.application {
+            name_application(name, server);
         }
         if self.asks_sequences && matches!(header.tag, b'Q' | b'P' | b'B' | b'D' | b'E' | b'F') {
             forget_sequences(server, rules);
@@ -486,6 +493,18 @@ fn evict(server: &mut Server<'_>) {
         server.out.make(|out| message::close_statement(out, &old.name));
         server.exchange.evict();
     }
+}
+
+/// A server that is free takes the client's `application_name`: servers are shared by clients that differ in it.
+fn name_application(name: &str, server: &mut Server<'_>) {
+    if server.application.as_deref() == Some(name) || !server.exchange.is_free() {
+        return;
+    }
+    // Only printable ASCII is in it, so that whatever the encoding this is one literal.
+    let sql = format!("SET application_name TO E'{}'", name.replace('\\', "\\\\").replace('\'', "''"));
+    server.out.make(|out| message::query(out, &sql));
+    server.exchange.own_query();
+    *server.application = Some(name.into());
 }
 
 /// A server that is free forgets the sequence values of clients before this one.

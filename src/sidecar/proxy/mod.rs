@@ -37,6 +37,9 @@ use crate::pool::{Backend, CheckoutError, Lease};
 
 use super::backend::PgBackend;
 
+/// The one setting of a start-up in which clients of one server may differ.
+const APPLICATION: &str = "application_name";
+
 /// What one worker's clients share.
 #[derive(Debug)]
 pub struct Worker {
@@ -57,7 +60,10 @@ struct Serving {
     settings: Arc<Settings>,
     /// Fixed at login: another mode is for clients that connect afterwards.
     mode: Mode,
+    /// What it started with, but for its `application_name`: servers are lent by it.
     set: StartupSet,
+    /// Its `application_name`; none for the health query, which takes servers as they are.
+    application: Option<Box<str>>,
     client: Client,
 }
 
@@ -97,6 +103,7 @@ pub async fn serve(worker: Arc<Worker>, database: Arc<Database>, login: Login) {
 async fn probe(worker: Arc<Worker>, database: Arc<Database>, login: Login) {
     let Some(mut serving) = Serving::new(worker, database, login) else { return };
     serving.mode = Mode::Session;
+    serving.application = None;
     let lease = match serving.database.pool.probe(serving.database.backend.default_key()) {
         Some(checkout) => checkout.await.map_err(|error| describe(&error)),
         None => Err((SqlState::TOO_MANY_CONNECTIONS, SATURATED.to_owned())),
@@ -294,6 +301,7 @@ impl Serving {
             mode: self.mode,
             shares_statements: policy.prepared_statements > 0,
             max_buffered: policy.listen.max_buffered,
+            application: self.application.as_deref(),
             client: self.client.shared.pid,
             statements: &self.database.statements,
             stats: elsewhere.unwrap_or(&self.database.workers[self.worker.number]),
@@ -370,7 +378,8 @@ impl Serving {
         let clients: &Arc<Clients> = &worker.registered.clients;
         let shared = clients.add(new, key, Instant::now());
         let client = Client::new(login.stream, &login.early, Ingress::new(mode), shared, &worker.buffers);
-        Some(Self { worker, database, settings, mode, set: login.set, client })
+        let application = Some(printable(login.set.get(APPLICATION).unwrap_or_default()));
+        Some(Self { worker, database, settings, mode, set: login.set.without(APPLICATION), application, client })
     }
 
     /// Completes the login: tells the client about the sessions it will use, its cancel key, and that it may begin.
@@ -384,8 +393,10 @@ impl Serving {
 
     fn begin(&mut self, parameters: &[u8]) {
         let record = Arc::clone(self.client.record());
+        let application = &self.application;
         self.client.say(|out| {
             out.extend_from_slice(parameters);
+            message::parameter_status(out, APPLICATION, application.as_deref().unwrap_or_default());
             message::backend_key_data(out, record.pid, record.key());
             message::ready_for_query(out, b'I');
         });
@@ -422,10 +433,18 @@ impl Serving {
     }
 }
 
-/// ParameterStatus messages.
+/// Longest `application_name` in bytes (NAMEDATALEN - 1).
+const NAME: usize = 63;
+
+/// As PostgreSQL before 16 takes a name: what is not printable ASCII is a question mark.
+fn printable(name: &str) -> Box<str> {
+    name.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(NAME).collect()
+}
+
+/// ParameterStatus messages, but for the setting that clients of one server may differ in.
 fn encode(parameters: &[(String, String)]) -> Vec<u8> {
     let mut out = Vec::new();
-    for (name, value) in parameters {
+    for (name, value) in parameters.iter().filter(|(name, _)| name != APPLICATION) {
         message::parameter_status(&mut out, name, value);
     }
     out

@@ -22,6 +22,9 @@ use crate::sidecar::backend::{PgBackend, PgConn};
 use crate::sidecar::clients::{Activity, signal};
 use crate::sidecar::probe::Health;
 
+/// Unanswered messages above which no more are taken of the client.
+const MOST_OWED: usize = 16 * 1024;
+
 /// Why a client and its server part.
 #[derive(Debug)]
 pub enum End {
@@ -136,6 +139,7 @@ impl Relay<'_> {
             statements: self.rules.statements,
             ingress: &mut self.client.ingress,
             out: &mut conn.to_client,
+            application: &mut conn.application,
             single: self.rules.mode == Mode::Statement,
             stats: self.rules.stats,
         };
@@ -208,8 +212,8 @@ impl Relay<'_> {
         if let Some(end) = self.parts() {
             return Err(end);
         }
-        if self.server.to_client.made() > self.rules.max_buffered {
-            // Answers of our own that the client does not read: as PostgreSQL, which does not read on either.
+        if self.server.to_client.made() > self.rules.max_buffered || self.server.exchange.owed() > MOST_OWED {
+            // Answers that the client does not read: as PostgreSQL, which does not read on either.
             return Ok(moved);
         }
         if self.client.input.len() > self.stuck {
@@ -231,6 +235,7 @@ impl Relay<'_> {
             exchange: &mut conn.exchange,
             cache: &mut conn.cache,
             sequences_of: &mut conn.sequences_of,
+            application: &mut conn.application,
             out: &mut conn.to_server,
         };
         let stop = self.client.ingress.process(&mut input, &mut self.client.names, &mut server, self.rules);

@@ -24,6 +24,9 @@ struct Bench {
     cache: Cache,
     egress: Egress,
     sequences_of: Option<i32>,
+    application: Option<Box<str>>,
+    name: Option<&'static str>,
+    told: bool,
 }
 
 #[derive(Default)]
@@ -45,6 +48,9 @@ impl Bench {
             cache: Cache::new(2),
             egress: Egress::default(),
             sequences_of: None,
+            application: None,
+            name: None,
+            told: false,
         }
     }
 
@@ -65,12 +71,14 @@ impl Bench {
             exchange: &mut self.exchange,
             cache: &mut self.cache,
             sequences_of: &mut self.sequences_of,
+            application: &mut self.application,
             out: &mut out,
         };
         let rules = Rules {
             mode: self.mode,
             shares_statements: self.shares,
             max_buffered: self.max,
+            application: self.name,
             client: 7,
             statements: &self.registry,
             stats: &self.stats,
@@ -99,10 +107,11 @@ impl Bench {
                 statements: &self.registry,
                 ingress: &mut client.ingress,
                 out: &mut out,
+                application: &mut self.application,
                 single: self.mode == Mode::Statement,
                 stats: &self.stats,
             };
-            self.egress.process(&buffer, &mut sides).unwrap();
+            self.told |= self.egress.process(&buffer, &mut sides).unwrap().parameter;
             got.extend(out.take(&buffer));
             self.egress.wrote(&mut buffer);
         }
@@ -409,6 +418,25 @@ fn a_server_forgets_the_sequence_values_of_others_before_it_is_asked() {
 }
 
 #[test]
+fn a_server_takes_the_name_of_its_client_between_transactions() {
+    let (mut bench, mut client) = (Bench { name: Some("it's \\ me"), ..Bench::new() }, Client::default());
+    let set = query("SET application_name TO E'it''s \\\\ me'");
+    assert_eq!(bench.send(&mut client, &query("begin")).0, [set.clone(), query("begin")].concat());
+    let own = [msg(b'C', b"SET\0"), msg(b'S', b"application_name\0x\0"), msg(b'Z', b"I")].concat();
+    let begun = [msg(b'C', b"BEGIN\0"), msg(b'Z', b"T")].concat();
+    assert_eq!(bench.answer(&mut client, &[own.clone(), begun.clone()].concat()), begun);
+    assert_eq!(client.ingress.pin, None);
+    bench.name = Some("other");
+    assert_eq!(bench.send(&mut client, &query("commit")).0, query("commit"), "not inside a transaction");
+    bench.answer(&mut client, &[msg(b'C', b"COMMIT\0"), msg(b'Z', b"I")].concat());
+    assert_eq!(tags(&bench.send(&mut client, &[parse("", "select 1"), sync()].concat()).0), "QPS");
+    bench.answer(&mut client, &[own, server("1Z")].concat());
+    assert_eq!(bench.send(&mut client, &query("reset all")).0, query("reset all"));
+    bench.answer(&mut client, &[msg(b'C', b"RESET\0"), msg(b'Z', b"I")].concat());
+    assert_eq!(tags(&bench.send(&mut client, &query("select 1")).0), "QQ", "it may have another name now");
+}
+
+#[test]
 fn statement_mode_does_not_tell_that_a_transaction_was_begun() {
     let (mut bench, mut client) = (Bench { mode: Mode::Statement, ..Bench::new() }, Client::default());
     bench.send(&mut client, &query("begin"));
@@ -484,6 +512,18 @@ fn what_the_server_says_of_itself_is_understood() {
     assert!(bench.egress.fatal && !bench.egress.own_fault);
     bench.answer(&mut client, &msg(b'E', b"SFATAL\0VFATAL\0C25P03\0Mx\0\0"));
     assert!(bench.egress.own_fault);
+}
+
+#[test]
+fn a_parameter_that_changes_behind_a_statement_is_told_from_one_that_the_server_reads() {
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    let zone = msg(b'S', b"TimeZone\0UTC\0");
+    assert_eq!(bench.answer(&mut client, &zone), zone, "the client gets it all the same");
+    bench.send(&mut client, &query("select f()"));
+    bench.answer(&mut client, &msg(b'S', b"in_hot_standby\0off\0"));
+    assert!(!bench.told);
+    bench.answer(&mut client, &[zone, server("CZ")].concat());
+    assert!(bench.told);
 }
 
 #[test]

@@ -37,10 +37,11 @@ pub const OVERLAP: Duration = Duration::from_secs(300);
 const POLL: Duration = Duration::from_secs(2);
 /// After a whole change: others of the same save may follow.
 const QUIET_WHOLE: Duration = Duration::from_millis(2);
-/// After a write: the file is likely to be written on.
-const QUIET_WRITE: Duration = Duration::from_millis(25);
 /// Reading waits no longer than this after the first change, whatever follows.
 const QUIET_MOST: Duration = Duration::from_millis(40);
+/// After a write, until the file is closed: half a policy may well be valid, and be another one. A writer that keeps
+/// its file open is not waited for longer.
+const OPEN_MOST: Duration = Duration::from_secs(1);
 /// What looks wrong is read once more after this, before anybody is told: a file may be in the middle of being saved.
 const DOUBT: Duration = Duration::from_millis(100);
 /// Doubt ends here even if the file changes on and on.
@@ -269,16 +270,16 @@ fn read(watch: &mut Watch, loader: &Loader, since: Instant, signals: &Receiver<S
 fn settle(first: Signal, since: Instant, signals: &Receiver<Signal>) -> Option<bool> {
     let (mut signal, mut forced) = (first, false);
     loop {
-        let quiet = match signal {
+        let (quiet, most) = match signal {
             Signal::Stop => return None,
             Signal::Reload => {
                 forced = true;
-                Duration::ZERO
+                (Duration::ZERO, QUIET_MOST)
             }
-            Signal::Touched { whole: true } => QUIET_WHOLE,
-            Signal::Touched { whole: false } => QUIET_WRITE,
+            Signal::Touched { whole: true } => (QUIET_WHOLE, QUIET_MOST),
+            Signal::Touched { whole: false } => (OPEN_MOST, OPEN_MOST),
         };
-        let left = QUIET_MOST.saturating_sub(since.elapsed());
+        let left = most.saturating_sub(since.elapsed());
         match signals.recv_timeout(quiet.min(left)) {
             Ok(next) => signal = next,
             Err(RecvTimeoutError::Timeout) => return Some(forced),
