@@ -239,3 +239,31 @@ async fn growth_serves_at_once_and_min_idle_fills() {
     assert_eq!(b.pool.config().settings().min_idle, 2);
     assert_eq!(b.now()[0], 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn each_connection_has_a_number_and_an_end_that_is_told() {
+    let b = Bench::new(settings(2));
+    let [one, two] = [b.lend().await, b.lend().await];
+    let ids = [one.id(), two.id()];
+    assert_eq!(ids, [1, 2]);
+    assert_eq!(format!("{one:?}"), "Lease { id: 1, fresh: true, .. }");
+    one.discard(CloseReason::Protocol);
+    settle().await;
+    assert_eq!(b.fake.reasons(), [CloseReason::Protocol]);
+    two.give_back(clock());
+    let [again, new] = [b.lend().await, b.lend().await];
+    assert_eq!([again.id(), new.id()], [2, 3], "a number is never used twice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_and_a_pool_can_be_printed() {
+    let b = Bench::new(settings(1));
+    let mut ask = b.ask();
+    assert_eq!(format!("{ask:?}"), "Checkout(\"new\")");
+    assert!(poll(&mut ask).is_pending());
+    assert_eq!(format!("{ask:?}"), "Checkout(\"waiting\")");
+    settle().await;
+    assert!(poll(&mut ask).is_ready());
+    assert_eq!(format!("{ask:?}"), "Checkout(\"done\")");
+    assert!(format!("{:?}", b.pool).starts_with("Pool(Stats { size: 1,"));
+}
