@@ -4,6 +4,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -78,7 +79,8 @@ _PROGRESS = re.compile(r"progress: ([\d.]+) s, ([\d.]+) tps, lat ([\d.]+) ms std
 def measure(postgres, pooler, cell, where, seconds):
     """One run: the pooler's CPU time between pgbench's first and last progress line, so that logging in does not count."""
     logs = tempfile.mkdtemp(prefix="poolkeeper-latency-")
-    options = ["-T", str(seconds + 2), "-P", "1", "--progress-timestamp", "-l", "--sampling-rate=0.1", f"--log-prefix={logs}/l"]
+    # pgbench's time includes its logging in: it is told to end when enough has been seen (ALRM is its own end of -T).
+    options = ["-T", "600", "-P", "1", "--progress-timestamp", "-l", "--sampling-rate=0.1", f"--log-prefix={logs}/l"]
     load = subprocess.Popen(
         pgbench(postgres, pooler, cell.mode, cell.clients, where, options),
         stdout=subprocess.DEVNULL,
@@ -94,13 +96,15 @@ def measure(postgres, pooler, cell, where, seconds):
                 words.append(line)
                 continue
             now, tps = float(found[1]), float(found[2])
+            if not marks and not tps:
+                continue  # still logging in
             if marks:
                 transactions += tps * (now - marks[-1][0])
             marks.append((now, process.cpu_seconds(pooler.pid)))
-            if len(marks) == seconds + 1:
+            if now - marks[0][0] > seconds - 0.5:
+                load.send_signal(signal.SIGALRM)
                 break
-        load.stderr.read()
-        # On a crowded machine a line may be left out; the window is then shorter, its figures as right.
+        words.append(load.stderr.read())
         if load.wait() != 0 or len(marks) < 2:
             raise RuntimeError(f"pgbench through {pooler.name} failed in {cell.name()}: {''.join(words)}")
         (began, cpu_began), (ended, cpu_ended) = marks[0], marks[-1]
