@@ -273,3 +273,38 @@ async fn a_request_and_a_pool_can_be_printed() {
     assert_eq!(format!("{ask:?}"), "Checkout(\"done\")");
     assert!(format!("{:?}", b.pool).starts_with("Pool(Stats { size: 1,"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn closings_that_the_server_did_not_end_are_counted() {
+    let b = Bench::new(settings(1));
+    for (stuck, deadlines) in [(false, 0), (true, 1), (false, 1)] {
+        b.fake.stuck.store(stuck, SeqCst);
+        b.lend().await.discard(CloseReason::Protocol);
+        // Told by the task itself: the keeper has had no turn yet.
+        let closing = async {
+            while b.pool.stats().closing > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_millis(1), closing).await.unwrap();
+        assert_eq!(b.pool.stats().close_deadlines, deadlines);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_goes_back_into_line_wakes_the_keeper_for_its_deadline() {
+    let short = |size| Settings { acquire: Duration::from_millis(50), ..pinging(size) };
+    let b = Bench::new(short(1));
+    b.lend().await.give_back(clock());
+    shut(&b.fake.ping_gate);
+    let began = clock();
+    let mut ask = b.ask();
+    assert!(poll(&mut ask).is_pending());
+    // Nothing may be opened any more when the ping says that its connection is dead.
+    b.set(Settings { cap: Some(0), ..short(1) });
+    settle().await;
+    *b.fake.ping.lock().unwrap() = Err(PingError::Disconnected);
+    b.fake.ping_gate.add_permits(OPEN);
+    assert!(matches!(ask.await, Err(CheckoutError::Timeout { .. })));
+    assert!(clock() - began < Duration::from_millis(60), "{:?}", clock() - began);
+}
