@@ -214,7 +214,8 @@ impl<B: Backend> Lease<B> {
             return Poll::Pending;
         }
         let mut state = self.shared.lock();
-        if state.ending() {
+        // It changes under the lock only.
+        if self.shared.ending.load(Ordering::Acquire) {
             return Poll::Ready(());
         }
         state.wake_at_end(self.id, cx.waker());

@@ -219,6 +219,7 @@ mod tests {
 
     #[test]
     fn the_bounds_themselves_are_allowed() {
+        assert_eq!(MAX_DURATION.as_secs(), 315_360_000);
         let most = Settings {
             size: MAX_CONNECTIONS,
             max_overflow: Some(MAX_CONNECTIONS),

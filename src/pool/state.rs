@@ -119,10 +119,6 @@ impl<B: Backend> State<B> {
         }
     }
 
-    pub fn ending(&self) -> bool {
-        self.engine.ending()
-    }
-
     pub fn wake_at_end(&mut self, conn: ConnId, waker: &Waker) {
         *at(&mut self.end_wakers, conn) = Some(waker.clone());
     }

@@ -72,3 +72,21 @@ impl fmt::Display for Stats {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::config::{Config, Settings};
+    use crate::pool::engine::Engine;
+
+    #[test]
+    fn sums_and_reasons() {
+        let config = Config::new(Settings::default()).unwrap_or_else(|errors| panic!("{errors:?}"));
+        let mut stats = Engine::new(config, 'a', 1).stats();
+        (stats.idle, stats.in_use, stats.connecting, stats.closing) = (1, 20, 300, 4_000);
+        assert_eq!(stats.physical(), 4_321);
+        stats.closed[CloseReason::Surplus.index()] = 5;
+        stats.closed[CloseReason::Recycled.index()] = 7;
+        assert_eq!((stats.closed_for(CloseReason::Surplus), stats.closed_total()), (5, 12));
+    }
+}

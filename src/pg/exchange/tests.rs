@@ -209,7 +209,9 @@ fn own_answers_keep_their_place() {
     pair.exchange.own(b'1');
     pair.exchange.sync();
     assert!(!pair.exchange.owes_only_own());
+    assert_eq!(pair.exchange.owed(), 3);
     assert_eq!(pair.hear("2Z"), "2[1]Z");
+    assert_eq!(pair.exchange.owed(), 0);
     assert!(pair.knows("s"));
 }
 
@@ -586,4 +588,14 @@ fn copy_data_is_dropped_while_the_server_skips() {
     assert!(pair.exchange.takes_copy_data());
     pair.hear("E");
     assert!(!pair.exchange.takes_copy_data());
+}
+
+#[test]
+fn a_copy_sent_blindly_with_a_sync_before_and_one_behind_its_end() {
+    let mut pair = Pair::default();
+    pair.batch();
+    pair.exchange.copy_ended();
+    pair.exchange.sync();
+    assert_eq!(pair.hear("2nGCZ"), "2nGCZ");
+    assert!(pair.exchange.is_free(), "the first Sync was ignored, the second answered");
 }

@@ -21,6 +21,8 @@ struct Fake {
     close_gate: Semaphore,
     /// Whether connects fail.
     refuse: AtomicBool,
+    /// Whether closing ends by its deadline.
+    stuck: AtomicBool,
     /// Each answer takes up to so many milliseconds.
     slow: AtomicU64,
     asked: AtomicU64,
@@ -43,6 +45,7 @@ impl Fake {
             ping_gate: Semaphore::new(OPEN),
             close_gate: Semaphore::new(OPEN),
             refuse: AtomicBool::new(false),
+            stuck: AtomicBool::new(false),
             slow: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             panic: AtomicBool::new(false),
@@ -112,7 +115,7 @@ impl Backend for Fake {
         self.pass(&self.close_gate).await;
         assert!(!self.panic.load(SeqCst), "as the test asked");
         self.open.fetch_sub(1, SeqCst);
-        CloseOutcome::Ended
+        if self.stuck.load(SeqCst) { CloseOutcome::Deadline } else { CloseOutcome::Ended }
     }
 }
 
@@ -139,6 +142,12 @@ impl Bench {
         let stop = CancellationToken::new();
         let (run, token) = (pool.clone(), stop.clone());
         tokio::spawn(async move { run.run(token).await });
+        // On paused time a test that waits for what never comes would go on for ever: after a day it is over.
+        tokio::spawn(async {
+            tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+            eprintln!("a test waits for what never comes");
+            std::process::exit(101);
+        });
         Self { fake, pool, stop }
     }
 

@@ -178,6 +178,23 @@ fn a_parse_that_failed_is_forgotten_unless_it_was_sent_again() {
 }
 
 #[test]
+fn a_statement_that_the_server_lost_is_sent_again() {
+    let (registry, mut cache) = (Registry::default(), Cache::new(9));
+    let (a, b) = (statement(&registry, "a"), statement(&registry, "b"));
+    for statement in [&a, &b] {
+        cache.parse_sent(statement);
+        cache.parsed();
+    }
+    assert!(cache.peek(a.id).unwrap().is(&a) && cache.peek(99).is_none());
+    cache.parse_sent(&b);
+    cache.lost(b.id);
+    assert!(cache.has(&b), "it is under way again");
+    cache.parsed();
+    cache.lost(b.id);
+    assert!(cache.has(&a) && !cache.has(&b));
+}
+
+#[test]
 fn a_server_has_one_unnamed_statement() {
     let (registry, mut cache) = (Registry::default(), Cache::new(9));
     let (one, two) = (Statement::unnamed(b"x", Scan::default()), Statement::unnamed(b"x", Scan::default()));

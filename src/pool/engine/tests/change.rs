@@ -90,7 +90,9 @@ fn existing_waiters_keep_their_deadline() {
     b.lend('a');
     let (old, _) = b.ask('a');
     b.set(Settings { acquire: secs(5), ..sized(1, 0) }, Replace::Keep);
+    assert_eq!(b.engine.due(), Some(b.now + secs(30)));
     let (new, _) = b.ask('a');
+    assert_eq!(b.engine.due(), Some(b.now + secs(5)));
     let fx = b.pass(secs(5));
     assert_eq!(failed(&fx, new), Some(Refusal::Timeout { size: 1, overflow: 0, timeout: secs(5) }));
     assert_eq!(failed(&fx, old), None);

@@ -225,6 +225,17 @@ fn a_connection_from_before_an_invalidation_does_not_move_it() {
 }
 
 #[test]
+fn a_connection_opened_at_the_moment_of_an_invalidation_does_not_move_it_either() {
+    let mut b = Bench::new(settings());
+    let at = b.now;
+    b.on(Event::Invalidate);
+    let conn = b.lend('a');
+    b.now += secs(1);
+    b.on(Event::Discard { conn, reason: CloseReason::Disconnected, invalidate: true });
+    assert_eq!(b.engine.invalidated_at, Some(at), "SQLAlchemy's comparison is strict");
+}
+
+#[test]
 fn an_idle_connection_found_dead_leaves_an_empty_slot() {
     let mut b = Bench::new(settings());
     let one = b.lend('a');

@@ -154,6 +154,18 @@ fn a_probe_replaces_a_stale_connection() {
 }
 
 #[test]
+fn who_was_being_pinged_for_is_told_of_the_closing() {
+    let mut b = Bench::new(settings());
+    let (request, fx) = b.ask('a');
+    let conn = connects(&fx)[0];
+    b.on(Event::Opened { conn });
+    b.on(Event::Close);
+    let reason = CloseReason::PingFailed;
+    let fx = b.on(Event::Unfit { conn, request: Some(request), reason, invalidate: true });
+    assert_eq!((failed(&fx, request), closes(&fx)), (Some(Refusal::Closed), vec![(conn, reason)]));
+}
+
+#[test]
 fn closing_tells_who_waits_and_closes_what_comes_back() {
     let mut b = Bench::new(settings());
     let out = [b.lend('a'), b.lend('a')];

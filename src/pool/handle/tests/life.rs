@@ -163,8 +163,14 @@ async fn a_lost_server_makes_the_others_suspect() {
     one.disconnected();
     settle().await;
     assert!(b.lend().await.was_opened_now());
-    assert_eq!(b.fake.reasons(), [CloseReason::Disconnected, CloseReason::Invalidated, CloseReason::Abandoned][..2]);
+    assert_eq!(b.fake.reasons(), [CloseReason::Disconnected, CloseReason::Invalidated]);
+    settle().await;
+    let lease = b.lend().await;
+    let id = lease.id();
+    lease.give_back(clock());
+    advance(Duration::from_millis(1)).await;
     b.pool.invalidate();
+    assert_ne!(b.lend().await.id(), id, "the whole pool");
     b.nothing_leaked(2).await;
 }
 
@@ -238,4 +244,67 @@ async fn growth_serves_at_once_and_min_idle_fills() {
     settle().await;
     assert_eq!(b.pool.config().settings().min_idle, 2);
     assert_eq!(b.now()[0], 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_connection_has_a_number_and_an_end_that_is_told() {
+    let b = Bench::new(settings(2));
+    let [one, two] = [b.lend().await, b.lend().await];
+    let ids = [one.id(), two.id()];
+    assert_eq!(ids, [1, 2]);
+    assert_eq!(format!("{one:?}"), "Lease { id: 1, fresh: true, .. }");
+    one.discard(CloseReason::Protocol);
+    settle().await;
+    assert_eq!(b.fake.reasons(), [CloseReason::Protocol]);
+    two.give_back(clock());
+    let [again, new] = [b.lend().await, b.lend().await];
+    assert_eq!([again.id(), new.id()], [2, 3], "a number is never used twice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_and_a_pool_can_be_printed() {
+    let b = Bench::new(settings(1));
+    let mut ask = b.ask();
+    assert_eq!(format!("{ask:?}"), "Checkout(\"new\")");
+    assert!(poll(&mut ask).is_pending());
+    assert_eq!(format!("{ask:?}"), "Checkout(\"waiting\")");
+    settle().await;
+    assert!(poll(&mut ask).is_ready());
+    assert_eq!(format!("{ask:?}"), "Checkout(\"done\")");
+    assert!(format!("{:?}", b.pool).starts_with("Pool(Stats { size: 1,"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn closings_that_the_server_did_not_end_are_counted() {
+    let b = Bench::new(settings(1));
+    for (stuck, deadlines) in [(false, 0), (true, 1), (false, 1)] {
+        b.fake.stuck.store(stuck, SeqCst);
+        b.lend().await.discard(CloseReason::Protocol);
+        // Told by the task itself: the keeper has had no turn yet.
+        let closing = async {
+            while b.pool.stats().closing > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_millis(1), closing).await.unwrap();
+        assert_eq!(b.pool.stats().close_deadlines, deadlines);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_goes_back_into_line_wakes_the_keeper_for_its_deadline() {
+    let short = |size| Settings { acquire: Duration::from_millis(50), ..pinging(size) };
+    let b = Bench::new(short(1));
+    b.lend().await.give_back(clock());
+    shut(&b.fake.ping_gate);
+    let began = clock();
+    let mut ask = b.ask();
+    assert!(poll(&mut ask).is_pending());
+    // Nothing may be opened any more when the ping says that its connection is dead.
+    b.set(Settings { cap: Some(0), ..short(1) });
+    settle().await;
+    *b.fake.ping.lock().unwrap() = Err(PingError::Disconnected);
+    b.fake.ping_gate.add_permits(OPEN);
+    assert!(matches!(ask.await, Err(CheckoutError::Timeout { .. })));
+    assert!(clock() - began < Duration::from_millis(60), "{:?}", clock() - began);
 }
