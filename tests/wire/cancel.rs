@@ -20,6 +20,14 @@ fn case_01_cancel_never_hits_another_clients_query() {
     let canceller = victim.canceller();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        // However this ends, the helpers end with it.
+        struct Stop<'a>(&'a AtomicBool);
+        impl Drop for Stop<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let _stop = Stop(&stop);
         for _ in 0..2 {
             let canceller = canceller.clone();
             scope.spawn(|| {

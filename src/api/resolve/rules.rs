@@ -68,7 +68,7 @@ impl Rules {
         let (mode, reset) = (pool_spec.mode.unwrap_or_default(), pool_spec.reset_on_return.unwrap_or_default());
         let prepared = unsigned(pool_spec.prepared_statements.unwrap_or_default());
         let pool = pool::Config::new(settings).map_err(|errors| {
-            errors.into_iter().map(|error| Problem::new("spec.pool", error.to_string())).collect::<Vec<_>>()
+            errors.into_iter().map(|error| Problem::new(pool_path(error.field), error.message)).collect::<Vec<_>>()
         })?;
         Ok(Resolved {
             name: policy.metadata.name.unwrap_or_default(),
@@ -287,4 +287,19 @@ fn revision(spec: &DbPoolPolicySpec) -> String {
     let spec = DbPoolPolicySpec { selector: None, ..spec.clone() };
     let digest = Sha256::digest(serde_json::to_vec(&spec).unwrap_or_default());
     digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Where a field of the engine's settings stands in a policy.
+fn pool_path(field: &str) -> &'static str {
+    match field {
+        "size" => "spec.pool.size",
+        "max_overflow" => "spec.pool.maxOverflow",
+        "min_idle" => "spec.pool.minIdle",
+        "recycle" => "spec.pool.recycle",
+        "recycle_jitter_percent" => "spec.pool.recycleJitter",
+        "idle_timeout" => "spec.pool.idleTimeout",
+        "acquire" => "spec.timeouts.acquire",
+        "shrink" => "spec.timeouts.shrink",
+        _ => "spec.pool",
+    }
 }
