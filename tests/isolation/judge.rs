@@ -29,7 +29,7 @@ impl Kind {
         match self {
             Self::Leak | Self::Foreign | Self::Carry | Self::Missing => true,
             Self::Hidden => false,
-            Self::Trace => std::env::var_os("ISOLATION_TRACES").is_some(),
+            Self::Trace => std::env::var_os("ISOLATION_TRACES").is_some_and(|value| !value.is_empty()),
         }
     }
 }

@@ -82,7 +82,7 @@ fn local_path(session: &mut Session<'_>) -> Step {
 /// Makes a temporary object with a name of its own.
 fn make(session: &mut Session<'_>, kind: &str, sql: &str) -> Step {
     if !owns(session) {
-        return Ok(());
+        return super::queries::tagged(session);
     }
     session.serial += 1;
     let name = format!("{}_{}", session.tag, session.serial);
@@ -109,7 +109,7 @@ fn enumeration(session: &mut Session<'_>) -> Step {
 
 fn drop_table(session: &mut Session<'_>) -> Step {
     if session.model.now.scratch.is_none() || !owns(session) {
-        return Ok(());
+        return super::queries::tagged(session);
     }
     session.ask("DROP TABLE pg_temp.scratch")?;
     session.model.now.scratch = None;
@@ -127,7 +127,7 @@ fn lock(session: &mut Session<'_>) -> Step {
     let key = (u32::try_from(session.number).unwrap() + 1, u32::try_from(session.dice.below(3)).unwrap());
     // Once is enough: locks of one session stack.
     if session.model.locks.contains(&key) {
-        return Ok(());
+        return super::queries::tagged(session);
     }
     let name = *session.dice.pick(&["pg_advisory_lock", "pg_try_advisory_lock", "pg_advisory_lock_shared"]);
     session.ask(&format!("SELECT {name}({}, {})", key.0, key.1))?;

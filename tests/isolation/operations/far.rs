@@ -14,7 +14,7 @@ pub const ALL: &[Operation] = &[
 
 fn dblink(session: &mut Session<'_>) -> Step {
     if session.model.is_other_role() {
-        return Ok(());
+        return super::queries::tagged(session);
     }
     let (name, value, to) = (session.tag.clone(), session.value(), session.world.loopback.clone());
     // One statement: the connection, a setting on its far side, and what that says.
@@ -35,7 +35,7 @@ fn list(session: &mut Session<'_>) -> Step {
 /// Servers to which this session keeps connections: its client's own at most.
 fn fdw(session: &mut Session<'_>) -> Step {
     if session.model.is_other_role() {
-        return Ok(());
+        return super::queries::tagged(session);
     }
     let own = format!("far_{:03}", session.number);
     if session.dice.chance(60) {

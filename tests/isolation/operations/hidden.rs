@@ -206,12 +206,12 @@ fn stash(session: &mut Session<'_>) -> Step {
 
 fn seize(session: &mut Session<'_>) -> Step {
     let key = (u32::try_from(session.number).unwrap() + 1, 7);
-    if session.model.locks.insert(key) {
-        session.model.locks.remove(&key);
-        session.ask(&format!("SELECT public.seize({}, {})", key.0, key.1))?;
-        session.model.locks.insert(key);
-        session.model.hidden.insert("locks".into());
+    if session.model.locks.contains(&key) {
+        return super::queries::tagged(session);
     }
+    session.ask(&format!("SELECT public.seize({}, {})", key.0, key.1))?;
+    session.model.locks.insert(key);
+    session.model.hidden.insert("locks".into());
     Ok(())
 }
 
@@ -225,7 +225,7 @@ fn hear(session: &mut Session<'_>) -> Step {
 
 fn keep(session: &mut Session<'_>) -> Step {
     if session.model.sql_prepared.contains_key("stmt") {
-        return Ok(());
+        return super::queries::tagged(session);
     }
     let value = session.value();
     session.ask(&format!("SELECT public.keep('stmt', '{value}')"))?;
@@ -236,7 +236,7 @@ fn keep(session: &mut Session<'_>) -> Step {
 
 fn hold(session: &mut Session<'_>) -> Step {
     if session.model.now.cursors.contains_key("held") {
-        return Ok(());
+        return super::queries::tagged(session);
     }
     let value = session.value();
     session.ask(&format!("SELECT public.hold('held', '{value}')"))?;

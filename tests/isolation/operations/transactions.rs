@@ -9,6 +9,7 @@ use crate::support::fe;
 /// All of them.
 pub const ALL: &[Operation] = &[
     outer("transaction", Group::Plain, transaction),
+    outer("savepoint", Group::Settings, savepoint),
     outer("tenant", Group::Plain, tenant),
     outer("tenant in one query", Group::Plain, tenant_at_once),
     outer("local setting", Group::Plain, local),
@@ -50,6 +51,32 @@ fn transaction(session: &mut Session<'_>) -> Step {
         _ => return Err(Halt::Leave(super::vanish::leave(session).into())),
     }
     if session.dice.chance(40) { probe::probe(session) } else { Ok(()) }
+}
+
+/// What was set after a savepoint is undone with it.
+fn savepoint(session: &mut Session<'_>) -> Step {
+    let (kept, undone) = ((30_000 + session.number * 100).to_string(), (30_001 + session.number * 100).to_string());
+    session.ask("BEGIN")?;
+    session.model.begin();
+    session.ask(&format!("SET work_mem = {kept}"))?;
+    session.model.set("work_mem", &kept);
+    session.model.hidden.remove("work_mem");
+    session.ask("SAVEPOINT here")?;
+    session.ask(&format!("SET work_mem = {undone}"))?;
+    probe_with(session, &undone)?;
+    if session.dice.chance(50) {
+        session.must_fail("SELECT 1 / 0", &["22012"])?;
+    }
+    session.ask("ROLLBACK TO here")?;
+    probe_with(session, &kept)?;
+    session.ask("COMMIT")?;
+    session.model.commit();
+    probe_with(session, &kept)
+}
+
+fn probe_with(session: &mut Session<'_>, work_mem: &str) -> Step {
+    session.model.set("work_mem", work_mem);
+    probe::probe(session)
 }
 
 /// Row-level security as it is done in multi-tenant programs.
@@ -156,7 +183,7 @@ fn local_zone(session: &mut Session<'_>) -> Step {
 
 fn local_custom(session: &mut Session<'_>) -> Step {
     if !session.model.in_transaction() {
-        return Ok(());
+        return super::queries::tagged(session);
     }
     let (name, value) = (*session.dice.pick(&["app.tag", "app.who", "deep.er.name"]), session.value());
     session.ask(&format!("SET LOCAL {name} = '{value}'"))?;
