@@ -41,11 +41,22 @@ pub enum Expect {
     CopyEnd,
 }
 
+/// Why Poolkeeper itself sends a batch of extended messages to a server that a client holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To make the session the next client's, ahead of its first message: must not fail.
+    Preface,
+    /// To ask what the session carries, after a transaction: rows come back; may fail.
+    Audit,
+}
+
 /// What else happens when an answer arrives.
 #[derive(Debug, Clone, Copy, Default)]
 struct Also {
     /// Poolkeeper asked, not the client: the answer is swallowed.
     swallow: bool,
+    /// It belongs to a batch of our own.
+    purpose: Option<Purpose>,
     /// The client's names change.
     names: bool,
     /// The server's cache has a Parse under way.
@@ -85,6 +96,10 @@ pub enum Verdict {
     Forward,
     /// Poolkeeper asked for it.
     Swallow,
+    /// A row that Poolkeeper asked for ([`Purpose::Audit`]).
+    Row,
+    /// The preface failed: nothing of the client has run behind it, and the server must not be used.
+    PrefaceFailed,
 }
 
 /// The server said something that nobody can have asked for: it is out of step and must be closed.
@@ -109,11 +124,27 @@ pub struct Exchange {
     copy: Copy,
     /// Syncs of which only the server knows whether it ignored them (during COPY) or will answer.
     maybe: u32,
+    /// Unanswered messages of a preface.
+    preface: u32,
+    /// Unanswered messages of an audit.
+    audit: u32,
+    /// An audit met an error.
+    audit_failed: bool,
 }
 
 impl Default for Exchange {
     fn default() -> Self {
-        Self { owed: VecDeque::new(), status: b'I', failed: false, batch: false, copy: Copy::No, maybe: 0 }
+        Self {
+            owed: VecDeque::new(),
+            status: b'I',
+            failed: false,
+            batch: false,
+            copy: Copy::No,
+            maybe: 0,
+            preface: 0,
+            audit: 0,
+            audit_failed: false,
+        }
     }
 }
 
@@ -171,6 +202,42 @@ impl Exchange {
     pub fn own_query(&mut self) {
         let also = Also { swallow: true, ..Also::default() };
         self.owed.push_back(Owed::new(Expect::OwnQuery, also));
+    }
+
+    /// A message of a batch of our own is sent now.
+    pub fn ours(&mut self, expect: Expect, purpose: Purpose) {
+        self.batch = expect != Expect::Sync;
+        *self.unanswered(purpose) += 1;
+        let also = Also { swallow: true, purpose: Some(purpose), ..Also::default() };
+        self.owed.push_back(Owed::new(expect, also));
+    }
+
+    fn unanswered(&mut self, purpose: Purpose) -> &mut u32 {
+        match purpose {
+            Purpose::Preface => &mut self.preface,
+            Purpose::Audit => &mut self.audit,
+        }
+    }
+
+    /// A preface is not confirmed yet. Until then one batch of the client at most may be sent behind it: a server
+    /// that refuses the preface skips that batch, but not what follows its Sync.
+    pub fn has_preface(&self) -> bool {
+        self.preface > 0
+    }
+
+    /// An audit is under way.
+    pub fn has_audit(&self) -> bool {
+        self.audit > 0
+    }
+
+    /// Whether the last audit failed; forgotten when asked.
+    pub fn take_audit_failed(&mut self) -> bool {
+        std::mem::take(&mut self.audit_failed)
+    }
+
+    /// Messages of the extended protocol were sent since the last Sync.
+    pub fn has_batch(&self) -> bool {
+        self.batch
     }
 
     /// A message of the extended protocol is sent now.
@@ -268,6 +335,9 @@ impl Exchange {
         let head = self.owed.front().copied();
         let expect = head.map(|head| head.expect);
         let wrong = Err(OutOfStep { tag, expected: expect });
+        if let Some((Owed { also: Also { purpose: Some(purpose), .. }, .. }, expect)) = head.zip(expect) {
+            return self.on_ours(tag, body, (expect, purpose), names, cache);
+        }
         match (tag, expect) {
             // Rows first: the path of a query.
             (b'D' | b'd' | b'c', Some(Expect::Query | Expect::Execute)) => Ok(Verdict::Forward),
@@ -307,6 +377,45 @@ impl Exchange {
             }
             _ => wrong,
         }
+    }
+
+    /// The answer to a message of a batch of our own.
+    fn on_ours(
+        &mut self,
+        tag: u8,
+        body: &[u8],
+        (expect, purpose): (Expect, Purpose),
+        names: &mut Names,
+        cache: &mut Cache,
+    ) -> Result<Verdict, OutOfStep> {
+        match (tag, expect) {
+            // What the session was told before is nobody's business now; a notification may be for its owner.
+            (b'A', _) if purpose == Purpose::Audit => return Ok(Verdict::Forward),
+            (b'N' | b'S' | b'A', _) | (b't', Expect::DescribeStatement) => return Ok(Verdict::Swallow),
+            (b'D', Expect::Execute) if purpose == Purpose::Audit => return Ok(Verdict::Row),
+            (b'D', Expect::Execute) => return Ok(Verdict::Swallow),
+            (b'E', _) if purpose == Purpose::Preface => return Ok(Verdict::PrefaceFailed),
+            (b'E', _) => {
+                self.audit_failed = true;
+                while self.owed.front().is_some_and(|owed| owed.expect != Expect::Sync) {
+                    self.owed.pop_front();
+                    self.audit -= 1;
+                }
+                return Ok(Verdict::Swallow);
+            }
+            (b'1', Expect::Parse)
+            | (b'2', Expect::Bind)
+            | (b'3', Expect::Close)
+            | (b'n' | b'T', Expect::DescribeStatement)
+            | (b'C', Expect::Execute) => {}
+            (b'Z', Expect::Sync) if matches!(body, b"I") || purpose == Purpose::Audit => {
+                self.status = body.first().copied().unwrap_or(b'E');
+            }
+            _ => return Err(OutOfStep { tag, expected: Some(expect) }),
+        }
+        *self.unanswered(purpose) -= 1;
+        self.answered(names, cache);
+        Ok(Verdict::Swallow)
     }
 
     /// Appends the answers of our own whose turn has come.

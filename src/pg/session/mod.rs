@@ -1,4 +1,9 @@
 //! Whose state a server session carries.
 
+pub mod label;
+pub mod ours;
 pub mod prepared;
+pub mod proof;
+pub mod rule;
 pub mod scan;
+pub mod touched;

@@ -4,7 +4,7 @@
 //! a shift, an `and` and an `or` a byte.
 
 /// Three letters of each listed word; every occurrence of the word has them.
-const PIECES: [&[u8; 3]; 14] = [
+const PIECES: [&[u8; 3]; 20] = [
     b"_co",  // set_config
     b"ngs",  // pg_settings
     b"tem",  // temp, temporary, pg_temp
@@ -13,12 +13,18 @@ const PIECES: [&[u8; 3]; 14] = [
     b"stv",  // lastval
     b"tse",  // setseed
     b"dbl",  // dblink
-    b"y_t",  // query_to_xml
-    b"r_t",  // cursor_to_xml
+    b"o_x",  // query_to_xml, cursor_to_xml
     b"s_s",  // ts_stat
     b"u&\"", // Unicode identifiers
     b"hol",  // hold
     b"sst",  // crosstab
+    b"s_r",  // ts_rewrite
+    b"ctb",  // connectby
+    b"h_t",  // xpath_table
+    b"cku",  // backup
+    b"pli",  // replication
+    b"d_s",  // pg_prepared_statement
+    b"xec",  // execute
 ];
 
 /// For each byte the places of the pieces where it fits; both cases of a letter.
