@@ -177,7 +177,6 @@ impl<K: Clone + Eq> Engine<K> {
             Event::OpenFailed { conn } => self.open_failed(conn, now, fx),
             Event::Closed { conn, ended } => self.closed(conn, ended, now, fx),
             Event::Reconfigure { config, replace } => self.reconfigure(config, replace, now, fx),
-            Event::Invalidate => self.invalidated_at = Some(now),
             Event::Tick => self.tick(now, fx),
             Event::Close => self.close(fx),
         }
