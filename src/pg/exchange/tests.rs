@@ -599,3 +599,13 @@ fn a_copy_sent_blindly_with_a_sync_before_and_one_behind_its_end() {
     assert_eq!(pair.hear("2nGCZ"), "2nGCZ");
     assert!(pair.exchange.is_free(), "the first Sync was ignored, the second answered");
 }
+
+#[test]
+fn a_copy_sent_blindly_with_a_query_behind_its_end() {
+    let mut pair = Pair::default();
+    pair.batch();
+    pair.exchange.copy_ended();
+    pair.exchange.query(Expect::Query, false);
+    assert_eq!(pair.hear("2nGCCZ"), "2nGCCZ");
+    assert!(pair.exchange.is_free(), "the query has ended the batch whose Sync the server ignored");
+}

@@ -307,9 +307,7 @@ impl<K: Clone + Eq> Engine<K> {
 
     /// Makes sure that a Tick comes at `at` or before.
     fn arm(&mut self, at: Instant) {
-        if self.alarm.is_none_or(|alarm| at < alarm) {
-            self.alarm = Some(at);
-        }
+        self.alarm = Some(self.alarm.map_or(at, |alarm| alarm.min(at)));
     }
 }
 
