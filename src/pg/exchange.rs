@@ -522,7 +522,8 @@ impl Exchange {
             self.copy = Copy::Ended;
         }
         self.maybe += u32::try_from(ignored).unwrap_or(u32::MAX);
-        let synced = behind.iter().any(|owed| owed.expect == Expect::Sync);
+        let ends_batch = |owed: &Owed| matches!(owed.expect, Expect::Sync | Expect::Query | Expect::Function);
+        let synced = behind.iter().any(ends_batch);
         self.batch |= ignored > 0 && !synced && matches!(self.owed.front(), Some(Owed { expect: Expect::Execute, .. }));
         self.owed.append(&mut behind);
     }

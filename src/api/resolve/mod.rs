@@ -32,8 +32,16 @@ pub struct Problem {
 impl Problem {
     /// A problem of the field at `path`.
     pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { path: path.into(), message: message.into() }
+        Self { path: one_line(path.into()), message: one_line(message.into()) }
     }
+}
+
+/// A field's name is whatever a document says: it must not write lines of its own into a log or onto a terminal.
+fn one_line(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 impl fmt::Display for Problem {

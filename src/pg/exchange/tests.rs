@@ -656,4 +656,12 @@ fn an_audit_gives_rows_and_may_fail() {
     ours(&mut pair, Purpose::Audit, &ask);
     assert_eq!(pair.hear("2E!2CZ"), "");
     assert!(pair.exchange.take_audit_failed() && pair.exchange.is_free());
+#[test]
+fn a_copy_sent_blindly_with_a_query_behind_its_end() {
+    let mut pair = Pair::default();
+    pair.batch();
+    pair.exchange.copy_ended();
+    pair.exchange.query(Expect::Query, false);
+    assert_eq!(pair.hear("2nGCCZ"), "2nGCCZ");
+    assert!(pair.exchange.is_free(), "the query has ended the batch whose Sync the server ignored");
 }

@@ -239,7 +239,8 @@ impl Relay<'_> {
             }
         }
         self.client.input.consume(std::mem::take(&mut self.taken));
-        if conn.exchange.wants_probe() {
+        // Not into the middle of a message of the client's: data of a COPY that has failed is still under way.
+        if self.client.ingress.is_between_messages() && conn.exchange.wants_probe() {
             conn.exchange.probe();
             conn.to_server.make(|out| {
                 message::close_statement(out, b"pk_probe");
