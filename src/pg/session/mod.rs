@@ -1,5 +1,6 @@
 //! Whose state a server session carries.
 
+pub mod catalog;
 pub mod label;
 pub mod ours;
 pub mod prepared;

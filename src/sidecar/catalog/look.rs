@@ -1,0 +1,92 @@
+//! One look at the catalog, on a server lent for it alone.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::pg::session::catalog::{Judge, Row, Verdict, question};
+use crate::pool::{Backend, CloseReason, Lease};
+use crate::sidecar::backend::PgBackend;
+use crate::sidecar::backend::rows::Ended;
+use crate::sidecar::database::Database;
+
+/// A look must end within this time; each statement of it within 10 s by the server's own clock.
+const LIMIT: Duration = Duration::from_secs(20);
+/// The longest message of an answer, in bytes: a body, and whatever names.
+const MESSAGE: usize = question::BODY + 64 * 1024;
+
+/// What a look found.
+#[derive(Debug)]
+pub enum Found {
+    /// The pulse is the one that was known.
+    Same,
+    /// The catalog was read.
+    Read {
+        /// What it amounts to.
+        verdict: Verdict,
+        /// Its pulse.
+        pulse: Vec<u8>,
+    },
+    /// No server could be had.
+    Busy,
+    /// It went wrong, for this reason.
+    Failed(String),
+}
+
+/// Looks; `pulse` is what is known.
+pub async fn look(database: &Database, pulse: Option<&[u8]>) -> Found {
+    let Some(checkout) = database.pool.probe(database.backend.default_key()) else { return Found::Busy };
+    let mut lease = match checkout.await {
+        Ok(lease) => lease,
+        Err(error) => return Found::Failed(error.to_string()),
+    };
+    match tokio::time::timeout(LIMIT, ask(&mut lease, pulse)).await {
+        Ok(Ok(found)) => {
+            lease.give_back(Instant::now());
+            found
+        }
+        // Whatever was left in its session is left to nobody.
+        Ok(Err(error)) => {
+            lease.discard(CloseReason::Abandoned);
+            Found::Failed(error.to_string())
+        }
+        Err(_) => {
+            lease.discard(CloseReason::Abandoned);
+            Found::Failed(format!("no answer within {} s", LIMIT.as_secs()))
+        }
+    }
+}
+
+async fn ask(server: &mut Lease<PgBackend>, known: Option<&[u8]>) -> io::Result<Found> {
+    let (mut version, mut encoding, mut pulse) = (None, String::new(), Vec::new());
+    let hear = |[number, name, state]: [&[u8]; 3]| {
+        version = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok());
+        encoding = String::from_utf8_lossy(name).into_owned();
+        pulse = state.to_vec();
+    };
+    must_be(server.rows(&question::opening(), MESSAGE, hear).await?, b'T')?;
+    let version = version.ok_or_else(|| io::Error::other("the server does not say its version"))?;
+    let found = if known == Some(pulse.as_slice()) {
+        Found::Same
+    } else {
+        let (mut judge, mut rows) = (Judge::default(), 0_usize);
+        let hear = |[kind, name, detail]: [&[u8]; 3]| {
+            rows += 1;
+            judge.hear(Row { kind, name, detail });
+        };
+        must_be(server.rows(&question::reading(version, &encoding), MESSAGE, hear).await?, b'T')?;
+        if rows > question::ROWS {
+            judge.too_many();
+        }
+        Found::Read { verdict: judge.verdict(), pulse }
+    };
+    must_be(server.rows::<0>(question::CLOSING, MESSAGE, |_| {}).await?, b'I')?;
+    Ok(found)
+}
+
+fn must_be(ended: Ended, status: u8) -> io::Result<()> {
+    match ended.error {
+        Some(error) => Err(io::Error::other(error)),
+        None if ended.status != status => Err(io::Error::other("the transaction is not as it was left")),
+        None => Ok(()),
+    }
+}
