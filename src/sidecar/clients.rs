@@ -166,6 +166,10 @@ impl Client {
     }
 }
 
+/// The first process id given to a client: Linux has none that large, so a client that passes its own to
+/// `pg_terminate_backend` ends no backend of anybody else.
+const FIRST_PID: i32 = 1 << 22;
+
 /// All clients of the sidecar, by the process id that each was given.
 #[derive(Debug, Default)]
 pub struct Clients {
@@ -215,7 +219,7 @@ impl Clients {
     pub fn add(self: &Arc<Self>, new: NewClient, key: Box<[u8]>, now: Instant) -> Registered {
         let mut map = lock(&self.map);
         loop {
-            map.next = map.next.checked_add(1).unwrap_or(1);
+            map.next = map.next.checked_add(1).unwrap_or(0).max(FIRST_PID);
             if !map.clients.contains_key(&map.next) {
                 break;
             }

@@ -27,6 +27,8 @@ impl PgConn {
     /// # Errors
     /// If the connection broke or the server is out of step.
     pub async fn simple(&mut self, sql: &str, buffers: &buffer::Pool) -> io::Result<Answer> {
+        // Any Query ends the unnamed statement, an empty one too.
+        self.cache.forget_unnamed();
         let mut query = Vec::with_capacity(sql.len() + 8);
         message::query(&mut query, sql);
         self.stream.write_all(&query).await?;
