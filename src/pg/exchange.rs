@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 
 use super::session::prepared::{Cache, Names};
+use super::session::rule::{self, Rule};
 
 /// What answers a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub enum Purpose {
     Preface,
     /// To ask what the session carries, after a transaction: rows come back; may fail.
     Audit,
+    /// To go ahead of a message inside the client's batch, whose fate it shares.
+    Aside,
 }
 
 /// What else happens when an answer arrives.
@@ -57,6 +60,8 @@ struct Also {
     swallow: bool,
     /// It belongs to a batch of our own.
     purpose: Option<Purpose>,
+    /// It uses a name again.
+    reused: bool,
     /// The client's names change.
     names: bool,
     /// The server's cache has a Parse under way.
@@ -130,6 +135,8 @@ pub struct Exchange {
     audit: u32,
     /// An audit met an error.
     audit_failed: bool,
+    /// The clients' names that are used again, in the order of their messages.
+    reused: VecDeque<Box<[u8]>>,
 }
 
 impl Default for Exchange {
@@ -144,6 +151,7 @@ impl Default for Exchange {
             preface: 0,
             audit: 0,
             audit_failed: false,
+            reused: VecDeque::new(),
         }
     }
 }
@@ -207,16 +215,30 @@ impl Exchange {
     /// A message of a batch of our own is sent now.
     pub fn ours(&mut self, expect: Expect, purpose: Purpose) {
         self.batch = expect != Expect::Sync;
-        *self.unanswered(purpose) += 1;
+        self.count(purpose, 1);
         let also = Also { swallow: true, purpose: Some(purpose), ..Also::default() };
         self.owed.push_back(Owed::new(expect, also));
     }
 
-    fn unanswered(&mut self, purpose: Purpose) -> &mut u32 {
+    fn count(&mut self, purpose: Purpose, more: i32) {
         match purpose {
-            Purpose::Preface => &mut self.preface,
-            Purpose::Audit => &mut self.audit,
+            Purpose::Preface => self.preface = self.preface.saturating_add_signed(more),
+            Purpose::Audit => self.audit = self.audit.saturating_add_signed(more),
+            Purpose::Aside => {}
         }
+    }
+
+    /// A Parse is sent now that uses a name again and so must fail; `name` is the client's for it.
+    pub fn reused(&mut self, statement: u64, name: &[u8]) {
+        self.batch = true;
+        self.reused.push_back(name.into());
+        let also = Also { reused: true, ..Also::default() };
+        self.owed.push_back(Owed { statement, ..Owed::new(Expect::Parse, also) });
+    }
+
+    /// The client's name for the statement that the server is at now, if that uses a name again.
+    pub fn reused_name(&self) -> Option<&[u8]> {
+        self.owed.front().filter(|owed| owed.also.reused).and_then(|_| self.reused.front()).map(|name| &**name)
     }
 
     /// A preface is not confirmed yet. Until then one batch of the client at most may be sent behind it: a server
@@ -390,11 +412,15 @@ impl Exchange {
     ) -> Result<Verdict, OutOfStep> {
         match (tag, expect) {
             // What the session was told before is nobody's business now; a notification may be for its owner.
-            (b'A', _) if purpose == Purpose::Audit => return Ok(Verdict::Forward),
+            (b'A', _) if purpose != Purpose::Preface || rule::off(Rule::SwallowPreface) => return Ok(Verdict::Forward),
             (b'N' | b'S' | b'A', _) | (b't', Expect::DescribeStatement) => return Ok(Verdict::Swallow),
             (b'D', Expect::Execute) if purpose == Purpose::Audit => return Ok(Verdict::Row),
             (b'D', Expect::Execute) => return Ok(Verdict::Swallow),
             (b'E', _) if purpose == Purpose::Preface => return Ok(Verdict::PrefaceFailed),
+            (b'E', _) if purpose == Purpose::Aside => {
+                self.error(names, cache);
+                return Ok(Verdict::Forward);
+            }
             (b'E', _) => {
                 self.audit_failed = true;
                 while self.owed.front().is_some_and(|owed| owed.expect != Expect::Sync) {
@@ -413,7 +439,7 @@ impl Exchange {
             }
             _ => return Err(OutOfStep { tag, expected: Some(expect) }),
         }
-        *self.unanswered(purpose) -= 1;
+        self.count(purpose, -1);
         self.answered(names, cache);
         Ok(Verdict::Swallow)
     }
@@ -449,6 +475,9 @@ impl Exchange {
         while let Some(Owed { expect: Expect::CopyEnd, .. }) = self.owed.front() {
             // Nothing was copied: the server ignores it.
             self.owed.pop_front();
+        }
+        if owed.also.reused {
+            self.reused.pop_front();
         }
         if owed.also.names {
             names.apply();
@@ -494,6 +523,9 @@ impl Exchange {
             }
             let also = owed.also;
             self.owed.pop_front();
+            if also.reused {
+                self.reused.pop_front();
+            }
             if also.names {
                 names.drop_change(skipped);
             }

@@ -151,7 +151,20 @@ pub fn terminate(out: &mut Vec<u8>) {
 
 /// Query: one text, any number of statements.
 pub fn query(out: &mut Vec<u8>, sql: &str) {
-    frame(out, b'Q', |out| cstr(out, sql.as_bytes()));
+    query_bytes(out, sql.as_bytes());
+}
+
+/// Query of a text in whatever encoding.
+pub fn query_bytes(out: &mut Vec<u8>, sql: &[u8]) {
+    frame(out, b'Q', |out| cstr(out, sql));
+}
+
+/// Execute of a portal, all rows of it.
+pub fn execute(out: &mut Vec<u8>, portal: &[u8]) {
+    frame(out, b'E', |out| {
+        cstr(out, portal);
+        out.extend_from_slice(&[0, 0, 0, 0]);
+    });
 }
 
 /// Parse: prepares `sql` under `name` (empty: the unnamed statement). `types` is the tail of a Parse body as it
@@ -176,14 +189,6 @@ pub fn bind(out: &mut Vec<u8>, portal: &[u8], statement: &[u8], parameters: &[&[
             out.extend_from_slice(parameter);
         }
         out.extend_from_slice(&[0, 0]);
-    });
-}
-
-/// Execute of a portal, all rows of it.
-pub fn execute(out: &mut Vec<u8>, portal: &[u8]) {
-    frame(out, b'E', |out| {
-        cstr(out, portal);
-        out.extend_from_slice(&[0, 0, 0, 0]);
     });
 }
 

@@ -19,6 +19,7 @@ use crate::pg::connect::{self, ConnectError};
 use crate::pg::error::SqlState;
 use crate::pg::exchange::Exchange;
 use crate::pg::session::prepared::Cache;
+use crate::pg::session::server::Session;
 use crate::pg::startup::StartupSet;
 use crate::pg::stream::Stream;
 use crate::pool::{Backend, CloseOutcome, CloseReason, PingError, Replace};
@@ -46,10 +47,8 @@ pub struct PgConn {
     pub exchange: Exchange,
     /// The prepared statements that it holds.
     pub cache: Cache,
-    /// The client whose sequence values alone it may know; none if there may be others'.
-    pub sequences_of: Option<i32>,
-    /// The `application_name` of its session, if it is known.
-    pub application: Option<Box<str>>,
+    /// Whose state it carries.
+    pub session: Session,
     /// Bytes read from it.
     pub input: Buffer,
     /// What of these the client gets.
@@ -272,8 +271,7 @@ impl PgBackend {
             stream: session.stream,
             exchange: Exchange::default(),
             cache: Cache::new(policy.prepared_statements as usize),
-            sequences_of: None,
-            application: None,
+            session: Session::new(Arc::default()),
             input: Buffer::holding(&session.leftover, &self.buffers),
             egress: Egress::seen_by(Witness::new(Arc::clone(&self.catalog))),
             to_client: Outgoing::default(),

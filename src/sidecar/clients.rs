@@ -130,9 +130,9 @@ impl Client {
         idle.map(|now| Duration::from_secs(now.saturating_sub(second)))
     }
 
-    /// Notes that session state binds the client to its server.
-    pub fn set_pinned(&self, pin: Pin) {
-        self.pinned.store(pin as u8 + 1, Relaxed);
+    /// Notes that session state binds the client to its server, or no more.
+    pub fn set_pinned(&self, pin: Option<Pin>) {
+        self.pinned.store(pin.map_or(0, |pin| pin as u8 + 1), Relaxed);
     }
 
     /// Counts finished transactions. Only the client's own task may call it.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,8 @@ pub struct Database {
     pub catalog: Arc<Catalog>,
     /// Prepared statements by text, shared by all clients.
     pub statements: Registry,
+    /// How many clients session state binds to a server.
+    pub bound: Arc<AtomicU32>,
     settings: RwLock<Arc<Settings>>,
     version: AtomicU64,
     welcomes: Mutex<LruCache<StartupSet, Arc<Welcome>>>,
@@ -64,6 +66,7 @@ impl Database {
             workers: (0..workers).map(|_| Worker::default()).collect(),
             health: Health::default(),
             statements: Registry::default(),
+            bound: Arc::default(),
             version: AtomicU64::new(settings.version),
             settings: RwLock::new(settings),
             welcomes: Mutex::new(LruCache::new(NonZeroUsize::MIN.saturating_add(WELCOMES - 1))),
@@ -101,6 +104,24 @@ impl Database {
     /// Keeps what a server said at login for the clients of its startup set.
     pub fn keep_welcome(&self, set: StartupSet, welcome: Arc<Welcome>) {
         self.welcomes.lock().unwrap_or_else(PoisonError::into_inner).put(set, welcome);
+    }
+}
+
+/// One client that session state binds to a server; counted until dropped.
+#[derive(Debug)]
+pub struct Bound(Arc<AtomicU32>);
+
+impl Bound {
+    /// Counts one more, if that is within the limit.
+    pub fn one_more(count: &Arc<AtomicU32>, limit: u32) -> Option<Self> {
+        let more = |n: u32| (n < limit).then_some(n + 1);
+        count.fetch_update(Relaxed, Relaxed, more).is_ok().then(|| Self(Arc::clone(count)))
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 

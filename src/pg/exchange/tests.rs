@@ -656,6 +656,8 @@ fn an_audit_gives_rows_and_may_fail() {
     ours(&mut pair, Purpose::Audit, &ask);
     assert_eq!(pair.hear("2E!2CZ"), "");
     assert!(pair.exchange.take_audit_failed() && pair.exchange.is_free());
+}
+
 #[test]
 fn a_copy_sent_blindly_with_a_query_behind_its_end() {
     let mut pair = Pair::default();

@@ -186,6 +186,24 @@ impl Prepared {
         Ok(())
     }
 
+    /// A statement of our own inside a client's batch, ahead of its next message; it shares that batch's fate.
+    ///
+    /// # Errors
+    /// If the system has no random bytes.
+    pub fn aside(&mut self, sql: &str, exchange: &mut Exchange, out: &mut Vec<u8>) -> Result<(), getrandom::Error> {
+        let batch = self.batch(Purpose::Aside, exchange, out)?;
+        let name = batch.prepared.name("a", 0);
+        message::parse(batch.out, &name, sql.as_bytes(), &[0, 0]);
+        message::bind(batch.out, &name, &name, &[]);
+        message::execute(batch.out, &name);
+        // Gone already if it was DEALLOCATE ALL, which is no error.
+        message::close_statement(batch.out, &name);
+        for expect in [Expect::Parse, Expect::Bind, Expect::Execute, Expect::Close] {
+            batch.exchange.ours(expect, Purpose::Aside);
+        }
+        Ok(())
+    }
+
     fn batch<'a>(
         &'a mut self,
         purpose: Purpose,

@@ -97,6 +97,14 @@ impl Registry {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).make(tail, scan)
     }
 
+    /// Something was defined: who prepares a text from now on gets it parsed anew (a type or a table of that name may be
+    /// another one). Who has prepared it before keeps what it has, as in PostgreSQL.
+    pub fn retire_all(&self) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.statements.clear();
+        known.labelled.clear();
+    }
+
     /// What this statement returns has changed since it was prepared (`cached plan must not change result type`): who
     /// has it goes on meeting that error, as in PostgreSQL; who prepares the same text again gets a new one
     /// (wire-cases 34).
@@ -164,6 +172,11 @@ impl Names {
             }
         }
         if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) }
+    }
+
+    /// The name that the client has for a statement; none if it has none any more.
+    pub fn name_of(&self, id: u64) -> Option<&[u8]> {
+        self.named.iter().find(|(_, statement)| statement.id == id).map(|(name, _)| &**name)
     }
 
     /// Notes a change that the next answer decides about.
@@ -260,6 +273,11 @@ impl Cache {
             return self.unnamed.as_ref().is_some_and(|held| held.is(statement));
         }
         self.held.get(&statement.id).is_some()
+    }
+
+    /// SQL has deallocated this statement, or will have when the server comes to the next message.
+    pub fn remove(&mut self, id: u64) {
+        self.held.pop(&id);
     }
 
     /// The statement with this number, if the server has it; not marked as used.

@@ -367,7 +367,7 @@ fn contains(word: &[u8], part: &[u8]) -> bool {
 }
 
 /// The first word of a text, after white space and comments, and what follows it.
-fn first_word(text: &[u8]) -> (&[u8], &[u8]) {
+pub fn first_word(text: &[u8]) -> (&[u8], &[u8]) {
     let text = after_space(text);
     let end = text.iter().position(|byte| !is_word(*byte)).unwrap_or(text.len());
     text.split_at(end)

@@ -12,6 +12,7 @@ use crate::pg::message::{self, Severity};
 use crate::pg::session::prepared::Names;
 use crate::pg::stream::Stream;
 use crate::sidecar::clients::{Registered, signal};
+use crate::sidecar::database::Bound;
 
 /// A client as its own task has it.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub struct Client {
     drops: usize,
     /// Bytes read and not yet counted.
     pub uncounted: u64,
+    /// Counts it among those that session state binds to a server.
+    pub bound: Option<Bound>,
 }
 
 /// What a client without a server wants.
@@ -67,6 +70,7 @@ impl Client {
             skips_to_sync: false,
             drops: 0,
             uncounted: 0,
+            bound: None,
         }
     }
 

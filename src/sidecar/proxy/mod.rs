@@ -4,6 +4,7 @@
 //! [`ingress`] and [`egress`] deciding about each message; [`give_back`] returns the server as the next client may
 //! have it.
 
+mod audit;
 pub mod buffer;
 pub mod client;
 pub mod egress;
@@ -32,6 +33,8 @@ use crate::api::resolve::Mode;
 use crate::pg::connect::ConnectError;
 use crate::pg::error::SqlState;
 use crate::pg::message::{self, Severity};
+use crate::pg::session::mine::Care;
+use crate::pg::session::proof::Use;
 use crate::pg::startup::StartupSet;
 use crate::pool::{Backend, CheckoutError, Lease};
 
@@ -60,6 +63,8 @@ struct Serving {
     settings: Arc<Settings>,
     /// Fixed at login: another mode is for clients that connect afterwards.
     mode: Mode,
+    /// Likewise.
+    care: Care,
     /// What it started with, but for its `application_name`: servers are lent by it.
     set: StartupSet,
     /// Its `application_name`; none for the health query, which takes servers as they are.
@@ -281,9 +286,9 @@ impl Serving {
         self.client.shared.hold(cancel);
         lease.cache.set_limit(self.settings.policy.prepared_statements as usize);
         let pid = self.client.shared.pid;
-        if lease.sequences_of != Some(pid) {
+        if lease.session.sequences_of != Some(pid) {
             // Whoever had it before may have left values there, but for a server that nobody had.
-            lease.sequences_of = lease.was_opened_now().then_some(pid);
+            lease.session.sequences_of = lease.was_opened_now().then_some(pid);
         }
         let (end, ended) = self.relay(&mut lease, lent, None).await;
         // From here on a cancel request of this client must not reach the server.
@@ -295,6 +300,10 @@ impl Serving {
             if !unwritten.is_empty() {
                 self.client.say(|out| out.extend_from_slice(&unwritten));
             }
+            let mine = &mut self.client.ingress.mine;
+            let used = mine.used(self.care, self.database.catalog.is_quiet());
+            lease.session.proof.left(pid, &mine.label, used);
+            lease.session.sql_prepared |= used != Use::Harmless;
             give_back::free(&self.database, lease, ended);
             return Some(ended);
         }
@@ -312,6 +321,7 @@ impl Serving {
         let policy = &self.settings.policy;
         let rules = Rules {
             mode: self.mode,
+            care: self.care,
             shares_statements: policy.prepared_statements > 0,
             max_buffered: policy.listen.max_buffered,
             application: self.application.as_deref(),
@@ -323,12 +333,16 @@ impl Serving {
             client: &mut self.client,
             server: lease,
             rules,
+            database: &self.database,
             buffers: &self.worker.buffers,
             health: elsewhere.is_none().then_some(&self.database.health),
             now: Some(lent),
             since: None,
             taken: 0,
             used: false,
+            entered: false,
+            auditing: false,
+            most_bound: policy.most_bound(),
             stuck: 0,
             leaving: false,
         };
@@ -354,8 +368,12 @@ impl Serving {
                 self.client.say_error(Severity::Fatal, SqlState::PROTOCOL_VIOLATION, text);
             }
             End::Fatal(code, text) => self.client.say_error(Severity::Fatal, *code, text),
+            End::Unready(why) => {
+                let text = format!("the session could not be taken to another server: {why}");
+                self.client.say_error(Severity::Fatal, SqlState::CONNECTION_FAILURE, &text);
+            }
         }
-        let pin = self.client.ingress.pin;
+        let pin = self.client.ingress.mine.pin();
         give_back::after(&self.database, &self.settings, lease, &end, self.mode, pin);
         if !matches!(end, End::Left) {
             self.stats().own_errors.inc();
@@ -383,7 +401,7 @@ fn describe(error: &CheckoutError<ConnectError>) -> (SqlState, String) {
 impl Serving {
     fn new(worker: Arc<Worker>, database: Arc<Database>, login: Login) -> Option<Self> {
         let settings = database.settings();
-        let mode = settings.policy.mode;
+        let (mode, care) = (settings.policy.mode, settings.policy.care);
         let key = cancel_key(login.minor).ok()?;
         let new = NewClient {
             database: database.alias.clone(),
@@ -394,7 +412,7 @@ impl Serving {
         let shared = clients.add(new, key, Instant::now());
         let client = Client::new(login.stream, &login.early, Ingress::new(mode), shared, &worker.buffers);
         let application = Some(printable(login.set.get(APPLICATION).unwrap_or_default()));
-        Some(Self { worker, database, settings, mode, set: login.set.without(APPLICATION), application, client })
+        Some(Self { worker, database, settings, mode, care, set: login.set.without(APPLICATION), application, client })
     }
 
     /// Completes the login: tells the client about the sessions it will use, its cancel key, and that it may begin.
