@@ -103,6 +103,8 @@ pub enum Verdict {
     Swallow,
     /// A row that Poolkeeper asked for ([`Purpose::Audit`]).
     Row,
+    /// A parameter changed during a preface: the client's business only if its own session's value changed.
+    Parameter,
     /// The preface failed: nothing of the client has run behind it, and the server must not be used.
     PrefaceFailed,
 }
@@ -413,6 +415,10 @@ impl Exchange {
         match (tag, expect) {
             // What the session was told before is nobody's business now; a notification may be for its owner.
             (b'A', _) if purpose != Purpose::Preface || rule::off(Rule::SwallowPreface) => return Ok(Verdict::Forward),
+            (b'S', _) if purpose == Purpose::Preface && !rule::off(Rule::SwallowPreface) => {
+                return Ok(Verdict::Parameter);
+            }
+            (b'S', _) if purpose != Purpose::Audit => return Ok(Verdict::Forward),
             (b'N' | b'S' | b'A', _) | (b't', Expect::DescribeStatement) => return Ok(Verdict::Swallow),
             (b'D', Expect::Execute) if purpose == Purpose::Audit => return Ok(Verdict::Row),
             (b'D', Expect::Execute) => return Ok(Verdict::Swallow),

@@ -37,6 +37,7 @@ impl Pair {
                 Ok(Verdict::Forward) => got.push(char::from(tag)),
                 Ok(Verdict::Swallow) => {}
                 Ok(Verdict::Row) => got.push_str("(row)"),
+                Ok(Verdict::Parameter) => got.push('p'),
                 Ok(Verdict::PrefaceFailed) => got.push_str("(failed)"),
                 Err(error) => {
                     result = Err(error);
@@ -618,7 +619,7 @@ fn a_preface_is_swallowed_and_the_clients_batch_follows() {
     ours(&mut pair, Purpose::Preface, &GATE);
     assert!(pair.exchange.has_preface() && !pair.exchange.is_quiet());
     pair.exchange.query(Expect::Query, false);
-    assert_eq!(pair.hear("12NSAC1Zt"), "");
+    assert_eq!(pair.hear("12NSAC1Zt"), "p");
     assert!(pair.exchange.has_preface());
     assert_eq!(pair.hear("n3TDCZ"), "TDCZ");
     assert!(!pair.exchange.has_preface() && pair.exchange.is_free());

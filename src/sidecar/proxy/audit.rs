@@ -1,11 +1,16 @@
 //! After a transaction: what the client's session carries is asked of its server, and whether anything binds the two.
 
+use std::sync::Arc;
+
 use super::relay::{End, Relay};
 use crate::api::resolve::Mode;
 use crate::pg::error::SqlState;
 use crate::pg::session::scan::Pin;
 use crate::sidecar::database::Bound;
 use crate::sidecar::proxy::relay::no_random_bytes;
+
+/// How often the same questions are asked before the client is kept where it is.
+const TRIES: u32 = 3;
 
 impl Relay<'_> {
     /// Whether the transaction that has just ended may have changed the client's session.
@@ -28,6 +33,8 @@ impl Relay<'_> {
         let mut sent = Ok(());
         conn.to_server.make(|out| sent = session.ours.audit(&questions, &names, exchange, out));
         self.auditing = true;
+        // A cancel request that comes now is for what is over.
+        self.client.shared.release();
         sent.map_err(no_random_bytes)
     }
 
@@ -37,7 +44,14 @@ impl Relay<'_> {
             return Ok(());
         }
         self.auditing = false;
+        self.client.shared.hold(Arc::clone(&self.server.cancel));
         let failed = self.server.exchange.take_audit_failed();
+        self.tries += 1;
+        if failed && self.tries < TRIES {
+            // A cancel request that was under way has hit it.
+            return Ok(());
+        }
+        self.tries = 0;
         let found = std::mem::take(&mut self.server.session.found);
         self.client.ingress.mine.audited((!failed).then_some(found));
         let name = self.client.ingress.mine.label.get(b"application_name");

@@ -49,6 +49,8 @@ pub struct Sides<'a> {
     pub out: &'a mut Outgoing,
     /// Whose state it carries.
     pub session: &'a mut Session,
+    /// What it said of itself at login, and since then while nobody held it.
+    pub parameters: &'a mut Vec<(String, String)>,
     /// Statement mode: a transaction that goes on after a statement is refused.
     pub single: bool,
     /// Where it is counted.
@@ -130,7 +132,7 @@ impl Egress {
             let failed = if header.tag == b'E' { failed(sides) } else { None };
             let verdict = sides.exchange.on_server(header.tag, body, sides.names, sides.cache)?;
             match verdict {
-                Verdict::Forward | Verdict::Swallow => {}
+                Verdict::Forward | Verdict::Swallow | Verdict::Parameter => {}
                 Verdict::Row => sides.session.found.row(body),
                 Verdict::PrefaceFailed => {
                     let why = ErrorFields::parse(body).map(|fields| format!("{} ({})", fields.message, fields.code));
@@ -138,14 +140,17 @@ impl Egress {
                     return Ok(seen);
                 }
             }
-            let mut forward = verdict == Verdict::Forward;
+            let mut forward = match verdict {
+                Verdict::Parameter => is_news(body, sides),
+                verdict => verdict == Verdict::Forward,
+            };
             let n = total.min(rest.len());
             if sides.single && header.tag == b'Z' && body != b"I" {
                 self.take(n, false, input, sides.out);
                 seen.refused = true;
                 return Ok(seen);
             }
-            let noted = forward;
+            let noted = verdict == Verdict::Forward;
             if let Some(Failed { statement, from, to }) = failed {
                 note_failed(statement, body, sides);
                 if n == total && memchr::memmem::find(body, &from).is_some() {
@@ -214,6 +219,26 @@ impl Egress {
             }
             _ => {}
         }
+    }
+}
+
+/// Whether a parameter that changed while the session was made the client's is news to it: what the client set itself is
+/// none, nor is what every session of its kind begins with. The configuration of the server may have changed that.
+fn is_news(body: &[u8], sides: &mut Sides<'_>) -> bool {
+    let Some((name, value)) = message::read_parameter_status(body) else { return false };
+    if name == "application_name" || sides.ingress.mine.label.get(name.to_ascii_lowercase().as_bytes()).is_some() {
+        return false;
+    }
+    let role = [&b"role"[..], b"session_authorization"].into_iter().any(|name| sides.ingress.mine.label.get(name).is_some());
+    if role && matches!(name, "is_superuser" | "session_authorization") {
+        return false;
+    }
+    match sides.parameters.iter_mut().find(|(known, _)| known == name) {
+        Some((_, known)) if known != value => {
+            *known = value.to_owned();
+            true
+        }
+        _ => false,
     }
 }
 

@@ -282,8 +282,6 @@ impl Serving {
     /// Relays until client and server part, and gives the server back. Says when that was; nothing if the client is gone.
     async fn hold(&mut self, mut lease: Lease<PgBackend>, lent: Instant) -> Option<Instant> {
         self.client.shared.set_activity(Activity::Active);
-        let cancel = Arc::clone(&lease.cancel);
-        self.client.shared.hold(cancel);
         lease.cache.set_limit(self.settings.policy.prepared_statements as usize);
         let pid = self.client.shared.pid;
         if lease.session.sequences_of != Some(pid) {
@@ -342,6 +340,7 @@ impl Serving {
             used: false,
             entered: false,
             auditing: false,
+            tries: 0,
             most_bound: policy.most_bound(),
             stuck: 0,
             leaving: false,

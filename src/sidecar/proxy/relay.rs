@@ -4,6 +4,7 @@
 //! where they lie. A simple query takes four system calls: read and write towards the server, read and write back.
 
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -67,6 +68,8 @@ pub struct Relay<'a> {
     pub entered: bool,
     /// An audit is under way.
     pub auditing: bool,
+    /// How often it was tried.
+    pub tries: u32,
     /// How many clients may be bound to a server at once.
     pub most_bound: u32,
     /// Something was taken from the client since it got this server.
@@ -178,6 +181,7 @@ impl Relay<'_> {
 
     fn heard(&mut self) -> Result<(), End> {
         let conn: &mut PgConn = self.server;
+        let held = conn.exchange.has_preface();
         let mut sides = Sides {
             exchange: &mut conn.exchange,
             cache: &mut conn.cache,
@@ -186,6 +190,7 @@ impl Relay<'_> {
             ingress: &mut self.client.ingress,
             out: &mut conn.to_client,
             session: &mut conn.session,
+            parameters: &mut conn.parameters,
             single: self.rules.mode == Mode::Statement,
             stats: self.rules.stats,
         };
@@ -201,6 +206,11 @@ impl Relay<'_> {
             let text = "transactions of several statements are refused in pool.mode: Statement".to_owned();
             return Err(End::Fatal(SqlState::FEATURE_NOT_SUPPORTED, text));
         }
+        if held && !conn.exchange.has_preface() {
+            // Confirmed: what waited for it goes on, and a cancel request can hit only the client's own.
+            self.stuck = 0;
+            self.client.shared.hold(Arc::clone(&conn.cancel));
+        }
         self.answered()?;
         let now = self.now();
         if let Some(health) = self.health {
@@ -215,8 +225,6 @@ impl Relay<'_> {
         if seen.ready == 0 {
             return;
         }
-        // What waited for a preface to be confirmed may go on.
-        self.stuck = 0;
         stats.queries.add(u64::from(seen.ready));
         stats.transactions.add(u64::from(seen.ended));
         self.client.shared.count_transactions(u64::from(seen.ended));
@@ -298,6 +306,9 @@ impl Relay<'_> {
         let mut turn = Turn { input: Taken::new(&self.client.input, 0), names, server, rules: &self.rules };
         if !std::mem::replace(&mut self.entered, true) && !self.client.ingress.enter(&mut turn).map_err(no_random_bytes)? {
             return Err(End::Unready("its session carries what nothing undoes".into()));
+        }
+        if !self.used && !turn.server.exchange.has_preface() {
+            self.client.shared.hold(Arc::clone(&conn.cancel));
         }
         let stop = self.client.ingress.process(&mut turn);
         self.taken = turn.input.taken();

@@ -1,16 +1,20 @@
 //! A client's bytes and a server's, through ingress and egress, without sockets.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+
 use super::buffer::{Buffer, LARGE, Outgoing, Pool, SMALL};
 use super::egress::{Egress, Sides};
-use super::ingress::{Ingress, Rules, Server, Stop, Taken};
+use super::ingress::{Ingress, Rules, Server, Stop, Taken, Turn};
 use crate::api::resolve::Mode;
 use crate::pg::error::SqlState;
 use crate::pg::exchange::Exchange;
 use crate::pg::frame;
 use crate::pg::message;
 use crate::pg::session::prepared::{Cache, Names, Registry};
+use crate::pg::session::mine::Care;
 use crate::pg::session::scan::Pin;
+use crate::pg::session::server::Session;
 use crate::sidecar::stats::Worker;
 
 /// One server, and the clients that use it in turn.
@@ -23,10 +27,11 @@ struct Bench {
     exchange: Exchange,
     cache: Cache,
     egress: Egress,
-    sequences_of: Option<i32>,
-    application: Option<Box<str>>,
+    session: Session,
+    parameters: Vec<(String, String)>,
     name: Option<&'static str>,
-    told: bool,
+    care: Care,
+    client: i32,
 }
 
 #[derive(Default)]
@@ -34,6 +39,7 @@ struct Client {
     ingress: Ingress,
     names: Names,
     buffer: Buffer,
+    entered: bool,
 }
 
 impl Bench {
@@ -47,10 +53,11 @@ impl Bench {
             exchange: Exchange::default(),
             cache: Cache::new(2),
             egress: Egress::default(),
-            sequences_of: None,
-            application: None,
+            session: Session::new(Arc::default()),
+            parameters: Vec::new(),
             name: None,
-            told: false,
+            care: Care::Preserve,
+            client: 7,
         }
     }
 
@@ -66,12 +73,10 @@ impl Bench {
             rest = &rest[n..];
         }
         let mut out = Outgoing::default();
-        let mut taken = Taken::new(&client.buffer, 0);
-        let mut server = Server {
+        let server = Server {
             exchange: &mut self.exchange,
             cache: &mut self.cache,
-            sequences_of: &mut self.sequences_of,
-            application: &mut self.application,
+            session: &mut self.session,
             out: &mut out,
         };
         let rules = Rules {
@@ -79,12 +84,17 @@ impl Bench {
             shares_statements: self.shares,
             max_buffered: self.max,
             application: self.name,
-            client: 7,
+            client: self.client,
+            care: self.care,
             statements: &self.registry,
             stats: &self.stats,
         };
-        let stop = client.ingress.process(&mut taken, &mut client.names, &mut server, rules);
-        let taken = taken.taken();
+        let mut turn = Turn { input: Taken::new(&client.buffer, 0), names: &mut client.names, server, rules: &rules };
+        if !std::mem::replace(&mut client.entered, true) {
+            assert!(client.ingress.enter(&mut turn).unwrap());
+        }
+        let stop = client.ingress.process(&mut turn);
+        let taken = turn.input.taken();
         let sent = out.take(&client.buffer);
         client.buffer.consume(taken);
         (sent, stop)
@@ -107,11 +117,12 @@ impl Bench {
                 statements: &self.registry,
                 ingress: &mut client.ingress,
                 out: &mut out,
-                application: &mut self.application,
+                session: &mut self.session,
+                parameters: &mut self.parameters,
                 single: self.mode == Mode::Statement,
                 stats: &self.stats,
             };
-            self.told |= self.egress.process(&buffer, &mut sides).unwrap().parameter;
+            self.egress.process(&buffer, &mut sides).unwrap();
             got.extend(out.take(&buffer));
             self.egress.wrote(&mut buffer);
         }
@@ -354,7 +365,7 @@ fn what_binds_is_noticed_and_counted_once() {
         let (mut bench, mut client) = (Bench::new(), Client::default());
         bench.send(&mut client, &bytes);
         bench.send(&mut client, &bytes);
-        assert_eq!(client.ingress.pin, Some(pin));
+        assert_eq!(client.ingress.mine.pin(), Some(pin));
         assert_eq!(bench.stats.pins[pin as usize].get(), 1);
     }
 }
@@ -363,10 +374,10 @@ fn what_binds_is_noticed_and_counted_once() {
 fn only_bind_runs_what_parse_names() {
     let (mut bench, mut client) = (Bench::new(), Client::default());
     bench.send(&mut client, &[parse("s", "set a = 1"), sync()].concat());
-    assert_eq!(client.ingress.pin, None);
+    assert_eq!(client.ingress.mine.pin(), None);
     bench.answer(&mut client, &server("1Z"));
     bench.send(&mut client, &[bind("", "s", b""), execute(), sync()].concat());
-    assert_eq!(client.ingress.pin, Some(Pin::Setting));
+    assert_eq!(client.ingress.mine.pin(), Some(Pin::Setting));
 }
 
 #[test]
@@ -374,7 +385,7 @@ fn without_a_cache_named_statements_bind_and_pass() {
     let (mut bench, mut client) = (Bench { shares: false, ..Bench::new() }, Client::default());
     let bytes = [parse("s", "select 1"), bind("", "s", b""), execute(), sync()].concat();
     assert_eq!(bench.send(&mut client, &bytes).0, bytes);
-    assert_eq!(client.ingress.pin, Some(Pin::Prepared));
+    assert_eq!(client.ingress.mine.pin(), Some(Pin::Prepared));
 }
 
 #[test]
@@ -385,7 +396,7 @@ fn session_mode_rewrites_nothing() {
         [parse("s", "set a = 1"), bind("", "s", b""), msg(b'D', b"Ss\0"), msg(b'C', b"Ss\0"), execute(), sync()];
     let bytes = [batch.concat(), query("set b = 2")].concat();
     assert_eq!(bench.send(&mut client, &bytes).0, bytes);
-    assert_eq!(client.ingress.pin, None);
+    assert_eq!(client.ingress.mine.pin(), None);
     bench.answer(&mut client, &server("12tT3CZCZ"));
     assert!(bench.exchange.is_free());
 }
@@ -402,7 +413,7 @@ fn a_server_forgets_the_sequence_values_of_others_before_it_is_asked() {
     bench.answer(&mut client, &server("EZ"));
 
     // Somebody else was: from now on even a plain statement of this client comes after the forgetting.
-    bench.sequences_of = None;
+    bench.session.sequences_of = None;
     assert_eq!(tags(&bench.send(&mut client, &query("begin")).0), "QQ");
     bench.answer(&mut client, &[server("CZ"), msg(b'C', b"BEGIN\0"), msg(b'Z', b"T")].concat());
     assert_eq!(bench.send(&mut client, &lastval).0, lastval);
@@ -425,7 +436,7 @@ fn a_server_takes_the_name_of_its_client_between_transactions() {
     let own = [msg(b'C', b"SET\0"), msg(b'S', b"application_name\0x\0"), msg(b'Z', b"I")].concat();
     let begun = [msg(b'C', b"BEGIN\0"), msg(b'Z', b"T")].concat();
     assert_eq!(bench.answer(&mut client, &[own.clone(), begun.clone()].concat()), begun);
-    assert_eq!(client.ingress.pin, None);
+    assert_eq!(client.ingress.mine.pin(), None);
     bench.name = Some("other");
     assert_eq!(bench.send(&mut client, &query("commit")).0, query("commit"), "not inside a transaction");
     bench.answer(&mut client, &[msg(b'C', b"COMMIT\0"), msg(b'Z', b"I")].concat());
@@ -452,7 +463,7 @@ fn long_messages_stream_and_those_that_must_be_whole_are_bounded() {
     let (sent, stop) = bench.send(&mut client, &long[..SMALL]);
     assert_eq!((sent.len(), stop), (SMALL, Stop::More));
     assert!(!client.ingress.is_between_messages());
-    assert_eq!(client.ingress.pin, Some(Pin::Setting), "nobody has looked at all of it");
+    assert_eq!(client.ingress.mine.pin(), Some(Pin::Setting), "nobody has looked at all of it");
     let (sent, _) = bench.send(&mut client, &long[SMALL..2 * SMALL]);
     assert_eq!(sent.len(), SMALL);
     let (sent, _) = bench.send(&mut client, &long[2 * SMALL..]);
@@ -521,9 +532,9 @@ fn a_parameter_that_changes_behind_a_statement_is_told_from_one_that_the_server_
     assert_eq!(bench.answer(&mut client, &zone), zone, "the client gets it all the same");
     bench.send(&mut client, &query("select f()"));
     bench.answer(&mut client, &msg(b'S', b"in_hot_standby\0off\0"));
-    assert!(!bench.told);
+    assert!(!client.ingress.mine.wants_audit(true));
     bench.answer(&mut client, &[zone, server("CZ")].concat());
-    assert!(bench.told);
+    assert!(client.ingress.mine.wants_audit(true));
 }
 
 #[test]
