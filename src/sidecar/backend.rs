@@ -19,7 +19,7 @@ use crate::pg::connect::{self, ConnectError};
 use crate::pg::error::SqlState;
 use crate::pg::exchange::Exchange;
 use crate::pg::session::prepared::Cache;
-use crate::pg::session::server::Session;
+use crate::pg::session::server::{Parameters, Session};
 use crate::pg::startup::StartupSet;
 use crate::pg::stream::Stream;
 use crate::pool::{Backend, CloseOutcome, CloseReason, PingError, Replace};
@@ -60,7 +60,7 @@ pub struct PgConn {
     /// How to cancel what it runs.
     pub cancel: Arc<CancelTarget>,
     /// What it said of itself at login (ParameterStatus).
-    pub parameters: Vec<(String, String)>,
+    pub parameters: Parameters,
     /// The host name that led to it.
     host: Box<str>,
 }
@@ -75,7 +75,7 @@ impl PgConn {
 
     /// Whether it was a primary at login, as far as it said so (`in_hot_standby`, PostgreSQL 14).
     fn was_primary(&self) -> bool {
-        self.parameters.iter().any(|(name, value)| name == "in_hot_standby" && value == "off")
+        self.parameters.all().iter().any(|(name, value)| name == "in_hot_standby" && value == "off")
     }
 }
 
@@ -283,7 +283,7 @@ impl PgBackend {
                 under_way: AtomicU32::new(0),
                 ended: Notify::new(),
             }),
-            parameters: session.parameters,
+            parameters: Parameters::new(session.parameters),
             host: policy.database.host.as_str().into(),
         }))
     }

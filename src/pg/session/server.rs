@@ -48,6 +48,42 @@ impl Session {
     }
 }
 
+/// What a server's sessions begin with, as it tells by ParameterStatus.
+#[derive(Debug, Default)]
+pub struct Parameters {
+    known: Vec<(String, String)>,
+    /// One has changed since [`Parameters::take_changed`].
+    changed: bool,
+}
+
+impl Parameters {
+    /// As they were at login.
+    pub fn new(known: Vec<(String, String)>) -> Self {
+        Self { known, changed: false }
+    }
+
+    /// All names and values.
+    pub fn all(&self) -> &[(String, String)] {
+        &self.known
+    }
+
+    /// Takes what the server says now; names that it did not tell at login are nobody's business.
+    pub fn set(&mut self, name: &str, value: &str) {
+        if name != "application_name"
+            && let Some((_, known)) = self.known.iter_mut().find(|(known, _)| known == name)
+            && known != value
+        {
+            value.clone_into(known);
+            self.changed = true;
+        }
+    }
+
+    /// Whether one has changed since this was asked last.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+}
+
 /// The answers to an audit.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -115,6 +151,18 @@ mod tests {
             body.extend_from_slice(column.unwrap_or_default().as_bytes());
         }
         body
+    }
+
+    #[test]
+    fn a_parameter_changes_once() {
+        let mut parameters = Parameters::new(vec![("DateStyle".into(), "ISO".into()), ("application_name".into(), "a".into())]);
+        parameters.set("DateStyle", "ISO");
+        parameters.set("unknown", "x");
+        parameters.set("application_name", "b");
+        assert!(!parameters.take_changed());
+        parameters.set("DateStyle", "German");
+        assert!(parameters.take_changed() && !parameters.take_changed());
+        assert_eq!(parameters.all()[0].1, "German");
     }
 
     #[test]

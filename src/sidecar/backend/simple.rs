@@ -64,7 +64,13 @@ impl PgConn {
             b'Z' => answer.status = *message.body.first().ok_or_else(|| invalid("a ReadyForQuery without status"))?,
             b'E' => answer.failed = true,
             b'D' if answer.value.is_none() => answer.value = first_column(message.body),
-            b'T' | b'D' | b'C' | b'I' | b'N' | b'S' => {}
+            b'S' => {
+                // Only what sessions begin with can change here: nothing that we ask sets anything.
+                if let Some((name, value)) = message::read_parameter_status(message.body) {
+                    self.parameters.set(name, value);
+                }
+            }
+            b'T' | b'D' | b'C' | b'I' | b'N' => {}
             _ => return Err(invalid("a message that was not asked for")),
         }
         let total = message.total();
@@ -80,9 +86,8 @@ impl PgConn {
                 Ok(Some(message)) => {
                     if message.tag == b'S'
                         && let Some((name, value)) = message::read_parameter_status(message.body)
-                        && let Some(known) = self.parameters.iter_mut().find(|(known, _)| known == name)
                     {
-                        known.1 = value.to_owned();
+                        self.parameters.set(name, value);
                     } else if message.tag != b'N' && message.tag != b'S' {
                         return false;
                     }

@@ -8,7 +8,7 @@ use crate::pg::frame::{self, HEADER};
 use crate::pg::message::{self, ErrorFields};
 use crate::pg::session::prepared::{Cache, Names, Registry};
 use crate::pg::session::scan::{self, Tag};
-use crate::pg::session::server::Session;
+use crate::pg::session::server::{Parameters, Session};
 use crate::sidecar::catalog::Witness;
 use crate::sidecar::stats::Worker;
 
@@ -49,8 +49,8 @@ pub struct Sides<'a> {
     pub out: &'a mut Outgoing,
     /// Whose state it carries.
     pub session: &'a mut Session,
-    /// What it said of itself at login, and since then while nobody held it.
-    pub parameters: &'a mut Vec<(String, String)>,
+    /// What its sessions begin with, as it said.
+    pub parameters: &'a mut Parameters,
     /// Statement mode: a transaction that goes on after a statement is refused.
     pub single: bool,
     /// Where it is counted.
@@ -141,7 +141,10 @@ impl Egress {
                 }
             }
             let mut forward = match verdict {
-                Verdict::Parameter => is_news(body, sides),
+                Verdict::Parameter => {
+                    note_parameter(body, sides);
+                    false
+                }
                 verdict => verdict == Verdict::Forward,
             };
             let n = total.min(rest.len());
@@ -222,23 +225,15 @@ impl Egress {
     }
 }
 
-/// Whether a parameter that changed while the session was made the client's is news to it: what the client set itself is
-/// none, nor is what every session of its kind begins with. The configuration of the server may have changed that.
-fn is_news(body: &[u8], sides: &mut Sides<'_>) -> bool {
-    let Some((name, value)) = message::read_parameter_status(body) else { return false };
-    if name == "application_name" || sides.ingress.mine.label.get(name.to_ascii_lowercase().as_bytes()).is_some() {
-        return false;
-    }
-    let role = [&b"role"[..], b"session_authorization"].into_iter().any(|name| sides.ingress.mine.label.get(name).is_some());
-    if role && matches!(name, "is_superuser" | "session_authorization") {
-        return false;
-    }
-    match sides.parameters.iter_mut().find(|(known, _)| known == name) {
-        Some((_, known)) if known != value => {
-            *known = value.to_owned();
-            true
-        }
-        _ => false,
+/// A parameter changed while the session was made the client's. What the client set itself is no news, nor what depends
+/// on its role; anything else is what sessions begin with from now on: the server's configuration has changed.
+fn note_parameter(body: &[u8], sides: &mut Sides<'_>) {
+    let Some((name, value)) = message::read_parameter_status(body) else { return };
+    let label = &sides.ingress.mine.label;
+    let has = |name: &[u8]| label.get(name).is_some();
+    let of_role = matches!(name, "is_superuser" | "session_authorization") && (has(b"role") || has(b"session_authorization"));
+    if !of_role && !has(name.to_ascii_lowercase().as_bytes()) {
+        sides.parameters.set(name, value);
     }
 }
 

@@ -116,7 +116,7 @@ async fn probe(worker: Arc<Worker>, database: Arc<Database>, login: Login) {
     };
     match lease {
         Ok(mut lease) => {
-            let parameters = encode(&lease.parameters);
+            let parameters = encode(lease.parameters.all());
             serving.begin(&parameters);
             if poll_fn(|cx| serving.client.poll_say(cx)).await.is_ok() {
                 // Neither its traffic nor what it hears is anybody's: an error is an answer, but not of a healthy database.
@@ -288,6 +288,7 @@ impl Serving {
             // Whoever had it before may have left values there, but for a server that nobody had.
             lease.session.sequences_of = lease.was_opened_now().then_some(pid);
         }
+        self.tell_news(&mut lease);
         let (end, ended) = self.relay(&mut lease, lent, None).await;
         // From here on a cancel request of this client must not reach the server.
         self.client.shared.release();
@@ -307,6 +308,26 @@ impl Serving {
         }
         Box::pin(self.parted(end, lease)).await;
         None
+    }
+
+    /// Tells the client what sessions begin with now, if that has changed: by the server's configuration, by a promotion.
+    fn tell_news(&mut self, lease: &mut Lease<PgBackend>) {
+        let news = &self.database.news;
+        if lease.parameters.take_changed()
+            && let Some(told) = &self.client.told
+        {
+            news.note(lease.parameters.all(), &told.told);
+        }
+        if news.version() == self.client.news {
+            return;
+        }
+        self.client.news = news.version();
+        let mine = &self.client.ingress.mine;
+        for (name, value) in news.all() {
+            if mine.label.get(name.to_ascii_lowercase().as_bytes()).is_none() {
+                lease.to_client.make(|out| message::parameter_status(out, &name, &value));
+            }
+        }
     }
 
     /// Moves bytes until client and server part, and says when that was; counted elsewhere, it proves nobody's health.
@@ -420,6 +441,7 @@ impl Serving {
         serving.database.backend.note(&serving.set);
         let welcome = serving.parameters().await?;
         serving.begin(&welcome.parameters);
+        serving.client.told = Some(welcome);
         Some(serving)
     }
 
@@ -443,7 +465,10 @@ impl Serving {
         self.client.shared.set_activity(Activity::Idle);
         match outcome {
             Waited::Done(Ok(lease)) => {
-                let welcome = Arc::new(Welcome { parameters: encode(&lease.parameters).into() });
+                let welcome = Arc::new(Welcome {
+                    parameters: encode(lease.parameters.all()).into(),
+                    told: lease.parameters.all().to_vec(),
+                });
                 self.database.keep_welcome(self.set.clone(), Arc::clone(&welcome));
                 lease.give_back(Instant::now());
                 Some(welcome)

@@ -14,7 +14,7 @@ use crate::pg::message;
 use crate::pg::session::prepared::{Cache, Names, Registry};
 use crate::pg::session::mine::Care;
 use crate::pg::session::scan::Pin;
-use crate::pg::session::server::Session;
+use crate::pg::session::server::{Parameters, Session};
 use crate::sidecar::stats::Worker;
 
 /// One server, and the clients that use it in turn.
@@ -28,7 +28,7 @@ struct Bench {
     cache: Cache,
     egress: Egress,
     session: Session,
-    parameters: Vec<(String, String)>,
+    parameters: Parameters,
     name: Option<&'static str>,
     care: Care,
     client: i32,
@@ -54,7 +54,7 @@ impl Bench {
             cache: Cache::new(2),
             egress: Egress::default(),
             session: Session::new(Arc::default()),
-            parameters: Vec::new(),
+            parameters: Parameters::default(),
             name: None,
             care: Care::Preserve,
             client: 7,
