@@ -87,12 +87,8 @@ impl Pair {
         assert!(self.input.len() <= max.max(LARGE), "more is held than allowed");
 
         let mut out = Outgoing::default();
-        let server = Server {
-            exchange: &mut self.exchange,
-            cache: &mut self.cache,
-            session: &mut self.session,
-            out: &mut out,
-        };
+        let server =
+            Server { exchange: &mut self.exchange, cache: &mut self.cache, session: &mut self.session, out: &mut out };
         let rules = Rules {
             mode: self.mode,
             care: Care::Preserve,
@@ -103,7 +99,8 @@ impl Pair {
             statements: &self.registry,
             stats: &self.stats,
         };
-        let mut turn = Turn { input: Taken::new(&self.input, 0), names: &mut self.names, server, rules: &rules };
+        let mut turn =
+            Turn { input: Taken::new(&self.input, 0), names: &mut self.names, server, rules: &rules, first: false };
         if !std::mem::replace(&mut self.entered, true) {
             assert!(self.ingress.enter(&mut turn).expect("random bytes"));
         }

@@ -97,7 +97,9 @@ impl Resolved {
     /// How many clients session state may bind to servers at once: the share of the limit, rounded up, one at least.
     pub fn most_bound(&self) -> u32 {
         match self.pool.limit() {
-            Some(limit) => u32::try_from((u64::from(limit) * u64::from(self.max_pinned)).div_ceil(100)).unwrap_or(u32::MAX).max(1),
+            Some(limit) => {
+                u32::try_from((u64::from(limit) * u64::from(self.max_pinned)).div_ceil(100)).unwrap_or(u32::MAX).max(1)
+            }
             None => u32::MAX,
         }
     }

@@ -98,7 +98,8 @@ mod tests {
 
     #[test]
     fn the_encoding_comes_first_and_the_role_last() {
-        let label = label(&[("role", "a"), ("app.x", "1"), ("session_authorization", "b"), ("client_encoding", "latin1")]);
+        let label =
+            label(&[("role", "a"), ("app.x", "1"), ("session_authorization", "b"), ("client_encoding", "latin1")]);
         let names: Vec<_> = label.settings().map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect();
         assert_eq!(names, ["client_encoding", "app.x", "session_authorization", "role"]);
     }

@@ -10,7 +10,7 @@ use super::proof::Use;
 use super::rule::{self, Rule};
 use super::scan::{Asks, Pin, Scan, Tag};
 use super::server::Found;
-use super::touched::Touched;
+use super::touched::{Touched, is_of_the_transaction};
 
 /// How far what clients leave behind is looked after (`pool.sessionState`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,6 +24,33 @@ pub enum Care {
     Trusting,
     /// As `Preserve`, but what would bind a client to a server is refused.
     Reject,
+}
+
+/// Names of custom settings (`app.x`) that somebody has set. PostgreSQL has no way to forget one: it reads as an empty
+/// text from then on, and not as unset.
+#[derive(Debug, Default)]
+pub struct Customs(Vec<Box<[u8]>>);
+
+/// Most names that are kept; a session with more is not lent to clients that can tell.
+const MOST_CUSTOMS: usize = 64;
+
+impl Customs {
+    /// Adds a name; those without a dot are no custom settings.
+    pub fn add(&mut self, name: &[u8]) {
+        if name.contains(&b'.') && !self.0.iter().any(|known| **known == *name) && self.0.len() <= MOST_CUSTOMS {
+            self.0.push(name.into());
+        }
+    }
+
+    /// Whether all of these are among `others`.
+    pub fn are_within(&self, others: &Self) -> bool {
+        self.0.len() <= MOST_CUSTOMS && self.0.iter().all(|name| others.0.contains(name))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 /// What a client has run since it got its server, or since the last audit.
@@ -57,6 +84,10 @@ pub struct Mine {
     pub asks_sequences: bool,
     /// It has prepared statements by SQL on this server.
     pub has_prepared: bool,
+    /// It was told that its `application_name` has gone back to what its server began with; it is set again, and told.
+    pub name_was_reset: bool,
+    /// Custom settings that it has set at any time, be it for a transaction.
+    pub customs: Customs,
 }
 
 impl Mine {
@@ -84,7 +115,7 @@ impl Mine {
         self.hints.calls |= scan.calls;
         self.hints.asks = self.hints.asks.and(scan.asks);
         self.hints.frees = self.hints.frees.and(scan.frees);
-        self.has_prepared |= scan.asks.has(Asks::PREPARED);
+        self.has_prepared |= scan.prepares;
         if let Some(pin) = scan.pin {
             self.keep(pin);
         }
@@ -111,6 +142,11 @@ impl Mine {
 
     /// The server told of a change of this setting, and no statement said why.
     pub fn note_parameter(&mut self, name: &[u8]) {
+        let reset =
+            |touched: &Touched| touched.all || touched.reset.iter().any(|known| name.eq_ignore_ascii_case(known));
+        if self.hints.touched.as_deref().is_some_and(reset) {
+            return;
+        }
         self.touches = true;
         self.varied = true;
         self.hints.asks = self.hints.asks.and(Asks::SETTINGS);
@@ -185,6 +221,9 @@ impl Mine {
         for (name, value) in found.settings {
             let Some(value) = value else { continue };
             let name: Box<[u8]> = name.to_ascii_lowercase().into();
+            if is_of_the_transaction(&name) {
+                continue;
+            }
             let known = self.label.get(&name);
             // A reset that was rolled back leaves the value; one that worked leaves another, and nothing to carry.
             let reset = (touched.all || touched.reset.contains(&name)) && !touched.set.contains(&name);
@@ -311,6 +350,19 @@ mod tests {
         mine.note_tag(crate::pg::session::scan::tag(b"DO", false));
         assert_eq!(mine.used(Care::Preserve, true), Use::Unproven);
         assert_eq!(mine.used(Care::Preserve, true), Use::Harmless, "begins anew");
+    }
+
+    #[test]
+    fn custom_names_are_kept_and_bounded() {
+        let (mut a, mut b) = (Customs::default(), Customs::default());
+        a.add(b"app.x");
+        a.add(b"work_mem");
+        assert!(!a.are_within(&b) && b.are_within(&a));
+        b.add(b"app.x");
+        assert!(a.are_within(&b));
+        (0..100).for_each(|n| a.add(format!("app.y{n}").as_bytes()));
+        (0..100).for_each(|n| b.add(format!("app.y{n}").as_bytes()));
+        assert!(!a.are_within(&b), "nobody knows them all");
     }
 
     #[test]

@@ -30,13 +30,15 @@ pub enum Rule {
     SqlPrepared,
     /// A server is not lent while a cancel request for it is under way.
     Cancels,
+    /// A client that reads settings by name gets no server on which others have set custom ones.
+    Traces,
     /// What a server says to itself during a scrub is told nobody.
     SwallowPreface,
 }
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::ScrubUnknown,
         Self::ScrubOtherLabel,
         Self::QuietDatabase,
@@ -50,6 +52,7 @@ impl Rule {
         Self::Sequences,
         Self::SqlPrepared,
         Self::Cancels,
+        Self::Traces,
         Self::SwallowPreface,
     ];
 
@@ -69,6 +72,7 @@ impl Rule {
             Self::Sequences => "sequences",
             Self::SqlPrepared => "sql-prepared",
             Self::Cancels => "cancels",
+            Self::Traces => "traces",
             Self::SwallowPreface => "swallow-preface",
         }
     }

@@ -126,8 +126,14 @@ pub struct Scan {
     pub set_config: bool,
     /// It asks for this session's last sequence value, which only the server that drew it knows.
     pub sequence: bool,
-    /// It names statements prepared by SQL (EXECUTE, DEALLOCATE, the catalog view).
+    /// It names statements prepared by SQL (PREPARE, EXECUTE, DEALLOCATE, the catalog view).
     pub names_prepared: bool,
+    /// It prepares one by SQL.
+    pub prepares: bool,
+    /// It sets a custom setting (`app.x`), whose name the session knows from then on.
+    pub customs: bool,
+    /// It reads settings by name, and can tell a custom one that was never set from one that was.
+    pub reads_settings: bool,
 }
 
 impl Scan {
@@ -143,7 +149,7 @@ impl Scan {
     }
 }
 
-const WORDS: [&str; 23] = [
+const WORDS: [&str; 24] = [
     ";",
     "set_config",
     "pg_settings",
@@ -167,6 +173,7 @@ const WORDS: [&str; 23] = [
     "replication",
     "pg_prepared_statement",
     "execute",
+    "current_setting",
 ];
 
 /// Looks at a text in one pass.
@@ -192,6 +199,7 @@ pub fn scan(text: &[u8]) -> Scan {
             "set_config" => {
                 scan.ask(Asks::SETTINGS);
                 scan.set_config = true;
+                scan.customs = true;
                 if !names_a_setting(after) {
                     scan.pin(Pin::Setting);
                 }
@@ -210,6 +218,7 @@ pub fn scan(text: &[u8]) -> Scan {
             "query_to_xml" | "cursor_to_xml" | "ts_stat" | "ts_rewrite" | "u&\"" | "crosstab" | "connectby"
             | "xpath_table" => scan.ask(Asks::ALL),
             "pg_prepared_statement" => scan.names_prepared = true,
+            "current_setting" => scan.reads_settings = true,
             "execute" if first_word(text).0.eq_ignore_ascii_case(b"do") => scan.ask(Asks::ALL),
             "pg_temp" | "pg_settings" => scan.touches = true,
             _ => {}
@@ -227,10 +236,9 @@ pub fn tag(tag: &[u8], text_sets: bool) -> Tag {
     let word = tag.split(|byte| *byte == b' ').next().unwrap_or_default();
     match word {
         b"SELECT" | b"INSERT" | b"UPDATE" | b"DELETE" | b"MERGE" | b"FETCH" | b"COPY" | b"BEGIN" | b"COMMIT"
-        | b"ROLLBACK" | b"SAVEPOINT" | b"RELEASE" | b"START" | b"MOVE" | b"EXPLAIN" | b"LOCK" | b"TRUNCATE" | b"SHOW"
-        | b"ANALYZE" | b"VACUUM" | b"NOTIFY" | b"CLOSE" | b"DECLARE" | b"CHECKPOINT" | b"REINDEX" | b"REFRESH" => {
-            Tag::default()
-        }
+        | b"ROLLBACK" | b"SAVEPOINT" | b"RELEASE" | b"START" | b"MOVE" | b"EXPLAIN" | b"LOCK" | b"TRUNCATE"
+        | b"SHOW" | b"ANALYZE" | b"VACUUM" | b"NOTIFY" | b"CLOSE" | b"DECLARE" | b"CHECKPOINT" | b"REINDEX"
+        | b"REFRESH" => Tag::default(),
         // What the text sets has been looked at there.
         b"SET" if text_sets => Tag::default(),
         b"SET" => ask(Asks::ALL_SETTINGS),
@@ -280,7 +288,12 @@ fn statement(text: &[u8], scan: &mut Scan) {
         5 if is(word, "reset") => scan.ask(Asks::SETTINGS),
         5 if is(word, "close") => scan.frees = scan.frees.and(Asks::CURSORS),
         6 if is(word, "listen") => scan.ask(Asks::LISTEN),
-        7 if is(word, "prepare") && !is(next(), "transaction") => scan.ask(Asks::PREPARED),
+        4 if is(word, "show") => scan.reads_settings = memchr::memchr(b'.', rest).is_some(),
+        7 if is(word, "prepare") && !is(next(), "transaction") => {
+            scan.names_prepared = true;
+            scan.prepares = true;
+            scan.ask(Asks::PREPARED);
+        }
         7 if is(word, "declare") && contains_word(text, b"hold") => scan.ask(Asks::CURSORS),
         7 if is(word, "discard") => {
             scan.touches = true;
@@ -313,6 +326,7 @@ fn set(rest: &[u8], scan: &mut Scan) {
     if is("local") {
         let (name, after) = first_word(after);
         let custom = after_space(after).first() == Some(&b'.');
+        scan.customs |= custom;
         let name = name.to_ascii_lowercase();
         // Plans made under it may stay behind; a custom setting makes none.
         scan.touches |= !custom && matters_to_parser(&name);
@@ -320,6 +334,7 @@ fn set(rest: &[u8], scan: &mut Scan) {
         if is("seed") || (is("session") && first_word(after).0.eq_ignore_ascii_case(b"seed")) {
             scan.pin(Pin::Code);
         }
+        scan.customs = true;
         scan.ask(Asks::SETTINGS);
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::label::{Label, MOST_BYTES};
+use super::mine::Customs;
 use super::ours::Prepared;
 use super::proof::Proof;
 use super::scan::Pin;
@@ -21,6 +22,8 @@ pub struct Session {
     pub sql_prepared: bool,
     /// Its `application_name`, if it is known.
     pub application: Option<Box<str>>,
+    /// Custom settings that were set in it at any time.
+    pub customs: Customs,
     /// What the audit under way has found.
     pub found: Found,
 }
@@ -34,6 +37,7 @@ impl Session {
             sequences_of: None,
             sql_prepared: false,
             application: None,
+            customs: Customs::default(),
             found: Found::default(),
         }
     }
@@ -155,7 +159,8 @@ mod tests {
 
     #[test]
     fn a_parameter_changes_once() {
-        let mut parameters = Parameters::new(vec![("DateStyle".into(), "ISO".into()), ("application_name".into(), "a".into())]);
+        let mut parameters =
+            Parameters::new(vec![("DateStyle".into(), "ISO".into()), ("application_name".into(), "a".into())]);
         parameters.set("DateStyle", "ISO");
         parameters.set("unknown", "x");
         parameters.set("application_name", "b");

@@ -125,7 +125,7 @@ impl Touched {
 }
 
 /// Settings that end with the transaction, whatever sets them.
-fn is_of_the_transaction(name: &[u8]) -> bool {
+pub(super) fn is_of_the_transaction(name: &[u8]) -> bool {
     matches!(name, b"transaction_isolation" | b"transaction_read_only" | b"transaction_deferrable")
 }
 

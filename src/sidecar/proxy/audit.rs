@@ -25,7 +25,11 @@ impl Relay<'_> {
     pub(super) fn ask(&mut self) -> Result<(), End> {
         let stats = self.rules.stats;
         let mine = &mut self.client.ingress.mine;
-        if mine.asks_all() { stats.full_audits.inc() } else { stats.targeted_audits.inc() }
+        if mine.asks_all() {
+            stats.full_audits.inc()
+        } else {
+            stats.targeted_audits.inc()
+        }
         let (questions, names) = mine.questions(self.database.catalog.is_quiet());
         let conn = &mut **self.server;
         conn.session.found = Default::default();

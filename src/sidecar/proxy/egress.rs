@@ -231,7 +231,8 @@ fn note_parameter(body: &[u8], sides: &mut Sides<'_>) {
     let Some((name, value)) = message::read_parameter_status(body) else { return };
     let label = &sides.ingress.mine.label;
     let has = |name: &[u8]| label.get(name).is_some();
-    let of_role = matches!(name, "is_superuser" | "session_authorization") && (has(b"role") || has(b"session_authorization"));
+    let of_role =
+        matches!(name, "is_superuser" | "session_authorization") && (has(b"role") || has(b"session_authorization"));
     if !of_role && !has(name.to_ascii_lowercase().as_bytes()) {
         sides.parameters.set(name, value);
     }
@@ -282,6 +283,12 @@ fn completed(body: &[u8], sides: &mut Sides<'_>) {
         sides.cache.clear();
         sides.names.clear();
         sides.session.ours.forget();
+        sides.session.sql_prepared = false;
+    }
+    if matches!(tag, b"RESET" | b"DISCARD ALL") {
+        // It may be what the session began with.
+        sides.session.application = None;
+        sides.ingress.mine.name_was_reset = true;
     }
 }
 

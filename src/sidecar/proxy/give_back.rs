@@ -52,13 +52,16 @@ pub fn after(
             return if alone { lease.discard(CloseReason::Disconnected) } else { lease.disconnected() };
         }
         End::OutOfStep(_) => return lease.discard(CloseReason::Protocol),
-        End::Unready(_) => return lease.discard(CloseReason::Hygiene),
+        End::Unready(_) | End::Another => return lease.discard(CloseReason::Hygiene),
         End::Free | End::Left | End::Fatal(..) => {}
     }
     let Some(undo) = undo(&lease, settings.policy.reset_on_return, mode, pin) else {
-        let reason = if pin.is_some_and(|pin| !pin.is_discardable()) { CloseReason::Hygiene } else { CloseReason::Abandoned };
+        let reason =
+            if pin.is_some_and(|pin| !pin.is_discardable()) { CloseReason::Hygiene } else { CloseReason::Abandoned };
         return lease.discard(reason);
     };
+    let mut lease = lease;
+    lease.session.sql_prepared = true;
     let database = Arc::clone(database);
     tokio::spawn(async move { settle(&database, lease, undo).await });
 }

@@ -15,8 +15,10 @@ use crate::pg::exchange::{Exchange, Expect};
 use crate::pg::frame::{self, HEADER};
 use crate::pg::session::mine::{Care, Mine};
 use crate::pg::session::prepared::{Cache, Change, Names, Registry};
+use crate::pg::session::rule::{self, Rule};
 use crate::pg::session::scan::{self, Asks, Pin, Scan};
 use crate::pg::session::server::Session;
+use crate::pg::session::touched::Touched;
 use crate::sidecar::stats::Worker;
 
 /// What stands between one client's bytes and its server.
@@ -78,6 +80,8 @@ pub struct Turn<'a> {
     pub server: Server<'a>,
     /// What holds for both.
     pub rules: &'a Rules<'a>,
+    /// Nothing of the client has gone to this server yet.
+    pub first: bool,
 }
 
 /// Why processing stopped before the end of what was read.
@@ -87,6 +91,8 @@ pub enum Stop {
     More,
     /// The rest waits until a preface is confirmed.
     Held,
+    /// The client is better served by another server, and nothing of it has gone to this one.
+    Another,
     /// The client said goodbye.
     Terminate,
     /// The client's connection ends with this error.
@@ -157,6 +163,9 @@ impl Ingress {
             b'B' => self.bind(total, turn),
             b'D' | b'C' => self.name(header.tag, total, turn),
             b'F' => {
+                if !self.mine.has_prepared {
+                    enter::deallocate(turn);
+                }
                 self.mine.note_unseen();
                 turn.server.exchange.query(Expect::Function, false);
                 self.forward(total, turn)
@@ -225,18 +234,44 @@ impl Ingress {
     /// What a text that runs now says, before it is sent.
     fn note(&mut self, scan: Scan, text: &[u8], turn: &mut Turn<'_>) -> Result<(), Stop> {
         refuse(scan, turn.rules)?;
+        self.meets_traces(scan, turn)?;
         if scan.sequence {
             self.mine.asks_sequences = true;
             enter::forget_sequences(turn);
         }
-        if scan.names_prepared && !self.mine.has_prepared && self.mine.pin() != Some(Pin::Prepared) {
+        // Also before an audit that asks whether there are any: those of others must not bind this client.
+        let meets = scan.names_prepared || scan.calls || scan.asks.has(Asks::PREPARED);
+        if meets && !self.mine.has_prepared {
             enter::deallocate(turn);
         }
         self.mine.note(scan);
         if scan.asks.has(Asks::SETTINGS) {
             self.mine.touched().add_text(text, scan.set_config);
         }
+        if scan.customs {
+            let mut names = Touched::default();
+            names.add_text(text, scan.set_config);
+            names.set.iter().for_each(|name| self.add_custom(name, turn));
+        }
         Ok(())
+    }
+
+    /// The client sets a custom setting: its server knows the name from now on.
+    fn add_custom(&mut self, name: &[u8], turn: &mut Turn<'_>) {
+        self.mine.customs.add(name);
+        turn.server.session.customs.add(name);
+    }
+
+    /// A client that reads settings by name could tell that others have set one of theirs.
+    fn meets_traces(&self, scan: Scan, turn: &Turn<'_>) -> Result<(), Stop> {
+        let customs = &turn.server.session.customs;
+        let meets = turn.first
+            && turn.input.taken() == 0
+            && scan.reads_settings
+            && !customs.is_empty()
+            && !customs.are_within(&self.mine.customs)
+            && !rule::off(Rule::Traces);
+        if meets { Err(Stop::Another) } else { Ok(()) }
     }
 
     fn query(&mut self, total: usize, turn: &mut Turn<'_>) -> Result<(), Stop> {

@@ -36,7 +36,7 @@ use crate::pg::message::{self, Severity};
 use crate::pg::session::mine::Care;
 use crate::pg::session::proof::Use;
 use crate::pg::startup::StartupSet;
-use crate::pool::{Backend, CheckoutError, Lease};
+use crate::pool::{Backend, CheckoutError, CloseReason, Lease};
 
 use super::backend::PgBackend;
 
@@ -93,16 +93,26 @@ enum Acquired {
 }
 
 /// Serves a client that has logged in until it leaves.
-pub async fn serve(worker: Arc<Worker>, database: Arc<Database>, login: Login) {
-    if worker.token.matches(login.set.get("application_name").unwrap_or_default()) {
-        return Box::pin(probe(worker, database, login)).await;
+pub fn serve(worker: Arc<Worker>, database: Arc<Database>, login: Login) -> impl Future<Output = ()> + Send {
+    // What only the beginning needs is not kept for as long as the client stays.
+    let begun = Box::pin(begin(worker, database, login));
+    async move {
+        let Some(mut serving) = begun.await else { return };
+        serving.stats().logins.inc();
+        serving.stats().clients.add(1);
+        // Counted down however the task ends.
+        let _gone = Gone { worker: Arc::clone(&serving.worker), database: Arc::clone(&serving.database) };
+        serving.run().await;
     }
-    let Some(mut serving) = Box::pin(Serving::welcome(worker, database, login)).await else { return };
-    serving.stats().logins.inc();
-    serving.stats().clients.add(1);
-    // Counted down however the task ends.
-    let _gone = Gone { worker: Arc::clone(&serving.worker), database: Arc::clone(&serving.database) };
-    serving.run().await;
+}
+
+/// Completes the login of a client; serves it, if it is the health query.
+async fn begin(worker: Arc<Worker>, database: Arc<Database>, login: Login) -> Option<Box<Serving>> {
+    if worker.token.matches(login.set.get("application_name").unwrap_or_default()) {
+        Box::pin(probe(worker, database, login)).await;
+        return None;
+    }
+    Serving::welcome(worker, database, login).await.map(Box::new)
 }
 
 /// Serves the sidecar's own health query, which takes any idle server and never waits for one (decision 3).
@@ -306,6 +316,11 @@ impl Serving {
             give_back::free(&self.database, lease, ended);
             return Some(ended);
         }
+        if let End::Another = end {
+            self.client.shared.set_activity(Activity::Idle);
+            lease.discard(CloseReason::Hygiene);
+            return Some(ended);
+        }
         Box::pin(self.parted(end, lease)).await;
         None
     }
@@ -367,6 +382,8 @@ impl Serving {
             leaving: false,
         };
         let end = poll_fn(|cx| relay.poll(cx)).await;
+        // Nothing of the client has gone to it: another server will do.
+        let end = if matches!(end, End::Unready(_)) && !relay.used { End::Another } else { end };
         (end, relay.now())
     }
 
@@ -376,7 +393,7 @@ impl Serving {
         let unwritten = lease.take_unwritten();
         self.client.say(|out| out.extend_from_slice(&unwritten));
         match &end {
-            End::Free | End::Left => {}
+            End::Free | End::Left | End::Another => {}
             End::ServerGone if told => {}
             End::ServerGone => {
                 let text = "server closed the connection unexpectedly";
@@ -389,6 +406,11 @@ impl Serving {
             }
             End::Fatal(code, text) => self.client.say_error(Severity::Fatal, *code, text),
             End::Unready(why) => {
+                tracing::warn!(
+                    pid = self.client.shared.pid,
+                    why,
+                    "a client's session could not be taken to another server"
+                );
                 let text = format!("the session could not be taken to another server: {why}");
                 self.client.say_error(Severity::Fatal, SqlState::CONNECTION_FAILURE, &text);
             }

@@ -41,6 +41,8 @@ pub enum End {
     Fatal(SqlState, String),
     /// The server could not be made the client's, and nothing of the client has run on it: it is closed.
     Unready(String),
+    /// The same, and nothing of the client was taken either: it gets another server.
+    Another,
 }
 
 /// A client and its server while they belong together.
@@ -303,12 +305,24 @@ impl Relay<'_> {
             out: &mut conn.to_server,
         };
         let names = &mut self.client.names;
-        let mut turn = Turn { input: Taken::new(&self.client.input, 0), names, server, rules: &self.rules };
-        if !std::mem::replace(&mut self.entered, true) && !self.client.ingress.enter(&mut turn).map_err(no_random_bytes)? {
+        let first = !self.used;
+        let mut turn = Turn { input: Taken::new(&self.client.input, 0), names, server, rules: &self.rules, first };
+        if !std::mem::replace(&mut self.entered, true)
+            && !self.client.ingress.enter(&mut turn).map_err(no_random_bytes)?
+        {
             return Err(End::Unready("its session carries what nothing undoes".into()));
         }
-        if !self.used && !turn.server.exchange.has_preface() {
+        if first && !turn.server.exchange.has_preface() {
             self.client.shared.hold(Arc::clone(&conn.cancel));
+        }
+        if !first && self.client.ingress.is_between_messages() {
+            self.client.ingress.rename(&mut turn);
+        }
+        if self.client.ingress.mine.name_was_reset
+            && let Some(name) = turn.server.session.application.as_deref()
+        {
+            self.client.ingress.mine.name_was_reset = false;
+            conn.to_client.make(|out| message::parameter_status(out, "application_name", name));
         }
         let stop = self.client.ingress.process(&mut turn);
         self.taken = turn.input.taken();
@@ -327,6 +341,7 @@ impl Relay<'_> {
         }
         match stop {
             Stop::More | Stop::Held => Ok(()),
+            Stop::Another => Err(End::Unready("others have set custom settings on it".into())),
             Stop::Terminate => {
                 self.leaving = true;
                 Ok(())

@@ -11,8 +11,8 @@ use crate::pg::error::SqlState;
 use crate::pg::exchange::Exchange;
 use crate::pg::frame;
 use crate::pg::message;
-use crate::pg::session::prepared::{Cache, Names, Registry};
 use crate::pg::session::mine::Care;
+use crate::pg::session::prepared::{Cache, Names, Registry};
 use crate::pg::session::scan::Pin;
 use crate::pg::session::server::{Parameters, Session};
 use crate::sidecar::stats::Worker;
@@ -73,12 +73,8 @@ impl Bench {
             rest = &rest[n..];
         }
         let mut out = Outgoing::default();
-        let server = Server {
-            exchange: &mut self.exchange,
-            cache: &mut self.cache,
-            session: &mut self.session,
-            out: &mut out,
-        };
+        let server =
+            Server { exchange: &mut self.exchange, cache: &mut self.cache, session: &mut self.session, out: &mut out };
         let rules = Rules {
             mode: self.mode,
             shares_statements: self.shares,
@@ -89,9 +85,17 @@ impl Bench {
             statements: &self.registry,
             stats: &self.stats,
         };
-        let mut turn = Turn { input: Taken::new(&client.buffer, 0), names: &mut client.names, server, rules: &rules };
+        let mut turn = Turn {
+            input: Taken::new(&client.buffer, 0),
+            names: &mut client.names,
+            server,
+            rules: &rules,
+            first: false,
+        };
         if !std::mem::replace(&mut client.entered, true) {
             assert!(client.ingress.enter(&mut turn).unwrap());
+        } else {
+            client.ingress.rename(&mut turn);
         }
         let stop = client.ingress.process(&mut turn);
         let taken = turn.input.taken();
@@ -355,29 +359,60 @@ fn copy_data_passes_while_there_is_a_copy() {
 }
 
 #[test]
-fn what_binds_is_noticed_and_counted_once() {
-    for (bytes, pin) in [
-        (query("set a = 1"), Pin::Setting),
-        (query("listen x"), Pin::Listen),
-        (msg(b'F', b"\0\0\0\0"), Pin::Code),
-        ([parse("", "select pg_advisory_lock(1)"), bind("", "", b""), sync()].concat(), Pin::AdvisoryLock),
+fn what_may_bind_is_asked_about() {
+    for bytes in [
+        query("set a = 1"),
+        query("listen x"),
+        msg(b'F', b"\0\0\0\0"),
+        [parse("", "select pg_advisory_lock(1)"), bind("", "", b""), sync()].concat(),
     ] {
         let (mut bench, mut client) = (Bench::new(), Client::default());
         bench.send(&mut client, &bytes);
-        bench.send(&mut client, &bytes);
-        assert_eq!(client.ingress.mine.pin(), Some(pin));
-        assert_eq!(bench.stats.pins[pin as usize].get(), 1);
+        assert!(client.ingress.mine.wants_audit(true));
+        assert_eq!(client.ingress.mine.pin(), None, "only an audit binds");
     }
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    bench.send(&mut client, &query("select setseed(0.5)"));
+    assert_eq!(client.ingress.mine.pin(), Some(Pin::Code), "nothing can be asked about it");
 }
 
 #[test]
 fn only_bind_runs_what_parse_names() {
     let (mut bench, mut client) = (Bench::new(), Client::default());
     bench.send(&mut client, &[parse("s", "set a = 1"), sync()].concat());
-    assert_eq!(client.ingress.mine.pin(), None);
+    assert!(!client.ingress.mine.wants_audit(true));
     bench.answer(&mut client, &server("1Z"));
     bench.send(&mut client, &[bind("", "s", b""), execute(), sync()].concat());
-    assert_eq!(client.ingress.mine.pin(), Some(Pin::Setting));
+    assert!(client.ingress.mine.wants_audit(true));
+}
+
+#[test]
+fn with_reject_what_would_bind_is_not_sent() {
+    let (mut bench, mut client) = (Bench { care: Care::Reject, ..Bench::new() }, Client::default());
+    let (sent, stop) = bench.send(&mut client, &query("listen x"));
+    assert!(sent.is_empty() && matches!(stop, Stop::Fatal(SqlState::FEATURE_NOT_SUPPORTED, _)));
+    let (mut bench, mut client) = (Bench { care: Care::Reject, ..Bench::new() }, Client::default());
+    assert_eq!(bench.send(&mut client, &query("set a = 1")).0, query("set a = 1"));
+}
+
+#[test]
+fn a_server_that_may_carry_anything_is_scrubbed_in_the_same_write_and_held_until_confirmed() {
+    let (mut bench, mut a) = (Bench { name: Some(""), ..Bench::new() }, Client::default());
+    bench.send(&mut a, &query("select f()"));
+    bench.answer(&mut a, &[msg(b'C', b"SET\0"), msg(b'Z', b"I"), server("TDCZ")].concat());
+    let used = a.ingress.mine.used(Care::Preserve, false);
+    bench.session.proof.left(7, &a.ingress.mine.label, used);
+    bench.client = 8;
+    let mut b = Client::default();
+    let batch = [parse("", "select 1"), bind("", "", b""), execute(), sync()].concat();
+    let (sent, stop) = bench.send(&mut b, &[batch, query("select 2")].concat());
+    // Two statements and a gate; six, the name and a gate; the client's batch.
+    let expected = ["PBEPBEPSDC", &"PBE".repeat(7), "PSDC", "PBES"].concat();
+    assert_eq!((tags(&sent), stop), (expected, Stop::Held), "one batch, and nothing behind its Sync");
+    let confirmed = ["12C12C1Zn3", &"12C".repeat(7), "1Zn3"].concat();
+    assert_eq!(tags(&bench.answer(&mut b, &[server(&confirmed), server("12CZ")].concat())), "12CZ");
+    assert!(!bench.exchange.has_preface());
+    assert_eq!(tags(&bench.send(&mut b, b"").0), "Q", "the rest");
 }
 
 #[test]
@@ -414,18 +449,22 @@ fn a_server_forgets_the_sequence_values_of_others_before_it_is_asked() {
 
     // Somebody else was: from now on even a plain statement of this client comes after the forgetting.
     bench.session.sequences_of = None;
+    client.entered = false;
+    bench.name = Some("");
+    bench.session.application = Some("".into());
     assert_eq!(tags(&bench.send(&mut client, &query("begin")).0), "QQ");
     bench.answer(&mut client, &[server("CZ"), msg(b'C', b"BEGIN\0"), msg(b'Z', b"T")].concat());
     assert_eq!(bench.send(&mut client, &lastval).0, lastval);
 
     let (mut bench, mut client) = (Bench::new(), Client::default());
     let (sent, _) = bench.send(&mut client, &[parse("", "select currval('s')"), bind("", "", b""), sync()].concat());
-    assert_eq!(tags(&sent), "QPBS");
+    assert_eq!(tags(&sent), "PPBECBS", "inside the batch, ahead of what runs");
 
     let (mut bench, mut client) = (Bench::new(), Client::default());
     bench.send(&mut client, &query("begin"));
     bench.answer(&mut client, &[msg(b'C', b"BEGIN\0"), msg(b'Z', b"T")].concat());
-    assert!(matches!(bench.send(&mut client, &lastval).1, Stop::Fatal(SqlState::FEATURE_NOT_SUPPORTED, _)));
+    // PostgreSQL itself says that nothing was drawn yet (55000), unless it was in this transaction.
+    assert_eq!(tags(&bench.send(&mut client, &lastval).0), "QQ");
 }
 
 #[test]
@@ -440,6 +479,7 @@ fn a_server_takes_the_name_of_its_client_between_transactions() {
     bench.name = Some("other");
     assert_eq!(bench.send(&mut client, &query("commit")).0, query("commit"), "not inside a transaction");
     bench.answer(&mut client, &[msg(b'C', b"COMMIT\0"), msg(b'Z', b"I")].concat());
+    client.entered = false;
     assert_eq!(tags(&bench.send(&mut client, &[parse("", "select 1"), sync()].concat()).0), "QPS");
     bench.answer(&mut client, &[own, server("1Z")].concat());
     assert_eq!(bench.send(&mut client, &query("reset all")).0, query("reset all"));
@@ -555,6 +595,6 @@ fn size_of_future<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
 #[test]
 fn a_client_costs_little_memory() {
     // Every idle client keeps one of these, and little else: each local that lives across an await adds to all.
-    let size = size_of_future(super::serve);
+    let size = size_of_future(super::serve) + size_of::<super::Serving>();
     assert!(size <= 1024, "a client's task takes {size} bytes");
 }

@@ -4,7 +4,7 @@
 //! a shift, an `and` and an `or` a byte.
 
 /// Three letters of each listed word; every occurrence of the word has them.
-const PIECES: [&[u8; 3]; 20] = [
+const PIECES: [&[u8; 3]; 21] = [
     b"_co",  // set_config
     b"ngs",  // pg_settings
     b"tem",  // temp, temporary, pg_temp
@@ -25,6 +25,7 @@ const PIECES: [&[u8; 3]; 20] = [
     b"pli",  // replication
     b"d_s",  // pg_prepared_statement
     b"xec",  // execute
+    b"t_s",  // current_setting
 ];
 
 /// For each byte the places of the pieces where it fits; both cases of a letter.

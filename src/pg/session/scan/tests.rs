@@ -97,10 +97,13 @@ fn settings_of_a_transaction_touch_only_if_plans_depend_on_them() {
 
 #[test]
 fn only_constants_prove_themselves() {
-    for text in ["begin", "COMMIT;", "rollback to savepoint a", "show all", "select 1, 2.5", "begin; select 1; end", ""] {
+    for text in ["begin", "COMMIT;", "rollback to savepoint a", "show all", "select 1, 2.5", "begin; select 1; end", ""]
+    {
         assert!(scan(text.as_bytes()).constant, "{text}");
     }
-    for text in ["select f()", "select a", "commit prepared 'x'", "begin; select f()", "select 'a;b'", "select -1", "vacuum"] {
+    for text in
+        ["select f()", "select a", "commit prepared 'x'", "begin; select f()", "select 'a;b'", "select -1", "vacuum"]
+    {
         assert!(!scan(text.as_bytes()).constant, "{text}");
     }
 }

@@ -39,6 +39,7 @@ impl Ingress {
                 });
                 sent?;
                 session.application = Some(name.into());
+                label.settings().for_each(|(name, _)| session.customs.add(name));
                 if scrub {
                     session.sequences_of = Some(rules.client);
                     rules.stats.scrubs.inc();
@@ -52,6 +53,19 @@ impl Ingress {
             forget_sequences(turn);
         }
         Ok(true)
+    }
+}
+
+impl Ingress {
+    /// After a RESET the session has the name it was opened with: the client's own is set again, as it would be without a
+    /// pooler.
+    pub fn rename(&mut self, turn: &mut Turn<'_>) {
+        let Some(startup_name) = turn.rules.application else { return };
+        if turn.server.session.application.is_some() || !turn.server.exchange.is_free() {
+            return;
+        }
+        let own_name = self.mine.label.get(b"application_name").and_then(|name| std::str::from_utf8(name).ok());
+        name_application(own_name.unwrap_or(startup_name), turn);
     }
 }
 
@@ -105,4 +119,3 @@ fn own_query(sql: &str, turn: &mut Turn<'_>) {
     turn.server.cache.forget_unnamed();
     turn.server.exchange.own_query();
 }
-

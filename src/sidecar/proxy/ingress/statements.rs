@@ -24,6 +24,7 @@ impl Ingress {
             let known = turn.names.get(b"").filter(|known| *known.tail == *tail).cloned();
             let statement = known.unwrap_or_else(|| Statement::unnamed(tail, scan::scan(tail)));
             refuse(statement.scan, turn.rules)?;
+            self.meets_traces(statement.scan, turn)?;
             self.mine.asks_sequences |= statement.scan.sequence;
             turn.server.cache.parse_sent(&statement);
             turn.names.push(Change::Unnamed(Some(statement)));
@@ -41,6 +42,7 @@ impl Ingress {
         has_room(turn.names, whole.len(), turn.rules)?;
         let statement = self.intern(tail, turn)?;
         refuse(statement.scan, turn.rules)?;
+        self.meets_traces(statement.scan, turn)?;
         self.mine.asks_sequences |= statement.scan.sequence;
         turn.names.push(Change::Add(name.into(), Arc::clone(&statement)));
         turn.input.skip(total);
@@ -99,7 +101,7 @@ impl Ingress {
                 }
                 self.note(statement.scan, &statement.tail, turn)?;
                 if statement.scan.set_config {
-                    self.note_parameters(parameters);
+                    self.note_parameters(parameters, turn);
                 }
                 ensure(&statement, turn);
                 if !statement.name.is_empty() {
@@ -126,14 +128,16 @@ impl Ingress {
     }
 
     /// Parameters of a statement that calls set_config() may be names of settings.
-    fn note_parameters(&mut self, parameters: Option<&[u8]>) {
+    fn note_parameters(&mut self, parameters: Option<&[u8]>, turn: &mut Turn<'_>) {
         let noted = parameters.and_then(|parameters| {
             let mut bind = Reader::new(parameters);
             let formats = usize::try_from(bind.i16()?).ok()?;
             bind.bytes(formats * 2)?;
             for _ in 0..bind.i16()? {
                 if let Ok(length) = usize::try_from(bind.i32()?) {
-                    self.mine.touched().add_candidate(bind.bytes(length)?);
+                    let value = bind.bytes(length)?;
+                    self.mine.touched().add_candidate(value);
+                    self.add_custom(&value.to_ascii_lowercase(), turn);
                 }
             }
             Some(())
