@@ -50,7 +50,7 @@ fn damaged(mut messages: Vec<Vec<u8>>, dice: &mut Dice) -> Vec<u8> {
             3 => messages.insert(at, strangers[dice.below(strangers.len())].clone()),
             4 if !messages.is_empty() => {
                 let length = messages[at].len();
-                messages[at].truncate(dice.below(length));
+                messages[at].truncate(dice.below(length.max(1)));
             }
             _ if messages.iter().any(|message| !message.is_empty()) => {
                 let message = messages.iter_mut().find(|message| !message.is_empty()).unwrap();
