@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt;
 use super::PgConn;
 use crate::pg::frame;
 use crate::pg::message::{self, ErrorFields};
+use crate::pg::session::server::Parameters;
 
 /// Read at once.
 const CHUNK: usize = 64 * 1024;
@@ -23,8 +24,7 @@ pub struct Ended {
 
 impl PgConn {
     /// Runs a simple Query of ours, of whatever many statements, and hands over each row of `N` columns; NULL is empty.
-    /// Holds one message at a time, of at most `most` bytes. Only for a server that is quiet; what it then says of its
-    /// parameters is not kept, so they must be as before when the server is given back.
+    /// Holds one message at a time, of at most `most` bytes. Only for a server that is quiet.
     ///
     /// # Errors
     /// If the connection broke, the server is out of step, or a message is longer. It must be closed then.
@@ -63,7 +63,8 @@ impl PgConn {
                     b'D' => row(columns(message.body).ok_or_else(|| invalid("a row of another shape"))?),
                     b'Z' => ended.status = *message.body.first().ok_or_else(|| invalid("no status"))?,
                     b'E' => ended.error = Some(describe(message.body)),
-                    b'T' | b'C' | b'I' | b'N' | b'S' => {}
+                    b'S' => note(&mut self.parameters, message.body),
+                    b'T' | b'C' | b'I' | b'N' => {}
                     _ => return Err(invalid("a message that was not asked for")),
                 }
                 start += message.total();
@@ -81,6 +82,13 @@ impl PgConn {
 
 fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// It may be news: the server has read its configuration again.
+fn note(parameters: &mut Parameters, body: &[u8]) {
+    if let Some((name, value)) = message::read_parameter_status(body) {
+        parameters.set(name, value);
+    }
 }
 
 fn describe(body: &[u8]) -> String {

@@ -39,14 +39,14 @@ pub async fn look(database: &Database, pulse: Option<&[u8]>) -> Found {
         Ok(lease) => lease,
         Err(error) => return Found::Failed(error.to_string()),
     };
-    match tokio::time::timeout(LIMIT, ask(&mut lease, pulse)).await {
+    match tokio::time::timeout(LIMIT, asked(&mut lease, pulse)).await {
         Ok(Ok(found)) => {
             lease.give_back(Instant::now());
             found
         }
         // Whatever was left in its session is left to nobody.
         Ok(Err(error)) => {
-            lease.discard(CloseReason::Abandoned);
+            lease.discard(CloseReason::Disconnected);
             Found::Failed(error.to_string())
         }
         Err(_) => {
@@ -56,37 +56,51 @@ pub async fn look(database: &Database, pulse: Option<&[u8]>) -> Found {
     }
 }
 
-async fn ask(server: &mut Lease<PgBackend>, known: Option<&[u8]>) -> io::Result<Found> {
+/// Asks, and ends the transaction however that went.
+///
+/// # Errors
+/// If the session is not as it was before.
+async fn asked(server: &mut Lease<PgBackend>, known: Option<&[u8]>) -> io::Result<Found> {
+    let answer = ask(server, known).await?;
+    let ended = server.rows::<0>(question::CLOSING, MESSAGE, |_| {}).await?;
+    match ended.error {
+        Some(error) => Err(io::Error::other(error)),
+        None if ended.status != b'I' => Err(io::Error::other("the transaction goes on after its end")),
+        None => Ok(answer.unwrap_or_else(Found::Failed)),
+    }
+}
+
+/// The answer, or what the server said against it.
+async fn ask(server: &mut Lease<PgBackend>, known: Option<&[u8]>) -> io::Result<Result<Found, String>> {
     let (mut version, mut encoding, mut pulse) = (None, String::new(), Vec::new());
     let hear = |[number, name, state]: [&[u8]; 3]| {
         version = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok());
         encoding = String::from_utf8_lossy(name).into_owned();
         pulse = state.to_vec();
     };
-    must_be(server.rows(&question::opening(), MESSAGE, hear).await?, b'T')?;
-    let version = version.ok_or_else(|| io::Error::other("the server does not say its version"))?;
-    let found = if known == Some(pulse.as_slice()) {
-        Found::Same
-    } else {
-        let (mut judge, mut rows) = (Judge::default(), 0_usize);
-        let hear = |[kind, name, detail]: [&[u8]; 3]| {
-            rows += 1;
-            judge.hear(Row { kind, name, detail });
-        };
-        must_be(server.rows(&question::reading(version, &encoding), MESSAGE, hear).await?, b'T')?;
-        if rows > question::ROWS {
-            judge.too_many();
-        }
-        Found::Read { verdict: judge.verdict(), pulse }
+    if let Some(error) = wrong(server.rows(&question::opening(), MESSAGE, hear).await?) {
+        return Ok(Err(error));
+    }
+    if known == Some(pulse.as_slice()) {
+        return Ok(Ok(Found::Same));
+    }
+    let Some(version) = version else { return Ok(Err("the server does not say its version".into())) };
+    let (mut judge, mut rows) = (Judge::default(), 0_usize);
+    let hear = |[kind, name, detail]: [&[u8]; 3]| {
+        rows += 1;
+        judge.hear(Row { kind, name, detail });
     };
-    must_be(server.rows::<0>(question::CLOSING, MESSAGE, |_| {}).await?, b'I')?;
-    Ok(found)
+    if let Some(error) = wrong(server.rows(&question::reading(version, &encoding), MESSAGE, hear).await?) {
+        return Ok(Err(error));
+    }
+    if rows > question::ROWS {
+        judge.too_many();
+    }
+    Ok(Ok(Found::Read { verdict: judge.verdict(), pulse }))
 }
 
-fn must_be(ended: Ended, status: u8) -> io::Result<()> {
-    match ended.error {
-        Some(error) => Err(io::Error::other(error)),
-        None if ended.status != status => Err(io::Error::other("the transaction is not as it was left")),
-        None => Ok(()),
-    }
+/// What is wrong with an answer within the transaction.
+fn wrong(ended: Ended) -> Option<String> {
+    let outside = || (ended.status != b'T').then(|| "the transaction has ended too early".to_owned());
+    ended.error.clone().or_else(outside)
 }

@@ -77,16 +77,18 @@ pg_copy_logical_replication_slot_c,pg_replication_origin_session_setup,pg_replic
 pg_replication_origin_xact_setup,pg_replication_origin_xact_reset,pg_start_backup,pg_stop_backup,pg_stop_backup_v2,\
 pg_backup_start,pg_backup_stop";
 
-/// Routines: what each says, in which language, with which settings. Equal bodies come once.
+/// Routines: what each says, in which language, with which settings. Equal bodies come once. Functions of the language
+/// `internal` are PostgreSQL's own by another name (aggregates and ranges have some).
 const ROUTINES: &str = "
 SELECT 'extension', e.extname, '' FROM pg_extension e
  WHERE EXISTS (SELECT 1 FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid
   WHERE d.classid = 'pg_proc'::regclass AND d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
-  AND d.deptype = 'e' AND p.prolang IN (SELECT oid FROM pg_language WHERE lanname IN ('c', 'internal')));
+  AND d.deptype = 'e' AND p.prolang IN (SELECT oid FROM pg_language WHERE lanname = 'c'));
 SELECT 'compiled', concat(n.nspname, '.', p.proname), l.lanname FROM pg_proc p
  JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
- WHERE p.oid >= 16384 AND l.lanname IN ('c', 'internal') AND NOT EXISTS (SELECT 1 FROM pg_depend d
-  WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e')
+ WHERE p.oid >= 16384 AND (l.lanname = 'internal' AND p.prosrc = ANY ('{symbols}'::text[])
+  OR l.lanname = 'c' AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass
+   AND d.objid = p.oid AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'))
  ORDER BY 2 LIMIT {rows};
 SELECT 'language', min(concat(n.nspname, '.', p.proname)), l.lanname FROM pg_proc p
  JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
@@ -120,7 +122,7 @@ WITH touching AS MATERIALIZED (SELECT oid FROM pg_proc WHERE prosrc = ANY ('{sym
     (a.aggtransfn), (a.aggfinalfn), (a.aggcombinefn), (a.aggserialfn), (a.aggdeserialfn), (a.aggmtransfn),
     (a.aggminvtransfn), (a.aggmfinalfn)) f(func)
   UNION ALL SELECT 'operator class of', a.amproclefttype::regtype::text, a.amproc::oid FROM pg_amproc a)
-SELECT kind, name, func::regproc FROM used WHERE func IN (SELECT oid FROM touching) ORDER BY 2 LIMIT {rows}";
+SELECT kind, name, (SELECT proname FROM pg_proc WHERE oid = func) FROM used WHERE func IN (SELECT oid FROM touching) ORDER BY 2 LIMIT {rows}";
 
 /// Stored expressions: parsed trees, in which functions stand by number.
 const TREES: &str = "
@@ -153,8 +155,8 @@ WITH touching AS MATERIALIZED (SELECT oid FROM pg_proc WHERE prosrc = ANY ('{sym
    JOIN pg_class c ON c.oid = p.partrelid WHERE p.partexprs IS NOT NULL
   UNION ALL SELECT 'function', pronamespace, proname, proargdefaults::text FROM pg_proc
    WHERE oid >= 16384 AND proargdefaults IS NOT NULL{since_14})
-SELECT t.kind, concat(n.nspname, '.', t.name), (SELECT coalesce(m[1]::oid::regproc::text, m[2]::oid::regclass::text)
-  FROM regexp_matches(t.tree, (SELECT re FROM pattern)) m)
+SELECT t.kind, concat(n.nspname, '.', t.name), (SELECT coalesce(
+   (SELECT proname FROM pg_proc WHERE oid = m[1]::oid), (SELECT relname FROM pg_class WHERE oid = m[2]::oid)) FROM regexp_matches(t.tree, (SELECT re FROM pattern)) m)
  FROM tree t LEFT JOIN pg_namespace n ON n.oid = t.schema
  WHERE t.tree ~ (SELECT re FROM pattern) ORDER BY 2 LIMIT {rows}";
 
