@@ -10,8 +10,8 @@ const PULSE: Duration = Duration::from_secs(3);
 const SHORT: Duration = Duration::from_millis(250);
 /// The longest time between two tries for a server.
 const BUSY: Duration = Duration::from_secs(3);
-/// After that time a server is opened for it, if one may be.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// After that time a server that comes back from a client is taken, or one opened, if one may be.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Between a failed look and the next: at first, and at most.
 const FAILED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// A server is busy with looks for at most a tenth of the time.
@@ -152,8 +152,10 @@ mod tests {
             pauses.push((until - at).as_millis());
             at = until;
         }
-        assert_eq!(pauses, [250, 500, 1000, 2000, 3000]);
+        assert_eq!(pauses, [250, 500, 1000]);
         assert!(at >= now + PATIENCE);
+        pace.ended(Outcome::Busy, at);
+        assert_eq!(pace.step(sight(Known::Nothing, 1, true), at), Step::Wait(at + Duration::from_secs(2)));
         pace.ended(Outcome::Busy, at);
         assert_eq!(pace.step(sight(Known::Nothing, 1, true), at), Step::Wait(at + BUSY));
     }
