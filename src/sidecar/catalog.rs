@@ -1,5 +1,5 @@
 //! Whether one database is quiet ([`crate::pg::session::catalog`]): asked in the background, on an idle server of the
-//! pool, as the health query does: it never stands in line and opens nothing above the limit. Where no server ever idles,
+//! pool, as the health query does: it never stands in line, and it opens none. Where no server ever idles,
 //! it takes one that a client gives back. Nobody waits for the verdict: until it is known, the database is not quiet.
 //!
 //! The catalog is read at first, after a change of server, and when its *pulse* shows that something was defined. The

@@ -57,13 +57,12 @@ pub async fn look(database: &Database, pulse: Option<&[u8]>) -> Found {
     }
 }
 
-/// An idle server; else the next that a client gives back (where all are busy all the time none ever idles); else one
-/// that is opened for it, if one may be.
+/// An idle server, or the next that a client gives back: where all are busy all the time, none ever idles. None is
+/// opened: where no server changes its client, nobody needs a verdict.
 async fn server(database: &Database) -> Result<Lease<PgBackend>, Found> {
-    if database.pool.stats().idle == 0
-        && let Ok(lease) = tokio::time::timeout(OFFER, database.catalog.offers.next()).await
-    {
-        return Ok(lease);
+    if database.pool.stats().idle == 0 {
+        let offered = tokio::time::timeout(OFFER, database.catalog.offers.next()).await;
+        return offered.map_err(|_| Found::Busy);
     }
     let Some(checkout) = database.pool.probe(database.backend.default_key()) else { return Err(Found::Busy) };
     checkout.await.map_err(|error| Found::Failed(error.to_string()))

@@ -10,7 +10,7 @@ const PULSE: Duration = Duration::from_secs(3);
 const SHORT: Duration = Duration::from_millis(250);
 /// The longest time between two tries for a server.
 const BUSY: Duration = Duration::from_secs(3);
-/// After that time a server that comes back from a client is taken, or one opened, if one may be.
+/// After that time a server that comes back from a client is taken.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Between a failed look and the next: at first, and at most.
 const FAILED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -86,7 +86,7 @@ impl Pace {
         match sight.known {
             // It wakes us when it ends.
             Known::Nothing if !sight.settled => return Step::Wait(now + BUSY),
-            // No server is opened before anybody wants one.
+            // No client has come yet.
             Known::Nothing if self.answered.is_none() && !used && !sight.idle => return Step::Wait(now + SHORT),
             Known::Nothing => {}
             Known::Quiet | Known::Stale | Known::Noisy => {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_opened_for_a_database_that_nobody_uses() {
+    fn nothing_is_asked_of_a_database_that_nobody_uses() {
         let now = Instant::now();
         let mut pace = Pace::new(now);
         assert_eq!(pace.step(sight(Known::Nothing, 0, false), now), Step::Wait(now + SHORT));
