@@ -190,13 +190,15 @@ impl PgBackend {
 
     /// Uses other settings for new servers; says what that means for those that are open.
     pub fn apply(&self, new: Arc<Settings>) -> Option<Replace> {
-        let old =
-            std::mem::replace(&mut *self.settings.write().unwrap_or_else(PoisonError::into_inner), Arc::clone(&new));
-        let replace = replacement(&old, &new);
+        let mut settings = self.settings.write().unwrap_or_else(PoisonError::into_inner);
+        let replace = replacement(&settings, &new);
         if replace.is_some() {
             self.has_connected.store(false, Ordering::Relaxed);
             self.bare_login.store(false, Ordering::Relaxed);
+            // Before any server of the new target is opened.
+            self.catalog.forget();
         }
+        *settings = new;
         replace
     }
 

@@ -157,7 +157,8 @@ impl Client {
         match &*held {
             // Counted under the lock: a client that lets go of the server afterwards sees it.
             Some(target) => target.begin().then(|| Arc::clone(target)),
-            None if self.activity() == Activity::Waiting => {
+            // Waiting: it is taken out of the queue. Active: its server is being made ready, and gets it then.
+            None if matches!(self.activity(), Activity::Waiting | Activity::Active) => {
                 self.signal(signal::CANCEL);
                 None
             }

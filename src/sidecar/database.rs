@@ -95,7 +95,6 @@ impl Database {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&settings);
         self.version.store(settings.version, Relaxed);
         if replace.is_some() {
-            self.catalog.forget();
             self.welcomes.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
         self.pool.reconfigure(settings.policy.pool.clone(), replace.unwrap_or(crate::pool::Replace::Keep));

@@ -149,7 +149,7 @@ impl Scan {
     }
 }
 
-const WORDS: [&str; 24] = [
+const WORDS: [&str; 25] = [
     ";",
     "set_config",
     "pg_settings",
@@ -174,6 +174,7 @@ const WORDS: [&str; 24] = [
     "pg_prepared_statement",
     "execute",
     "current_setting",
+    "set_limit",
 ];
 
 /// Looks at a text in one pass.
@@ -220,6 +221,8 @@ pub fn scan(text: &[u8]) -> Scan {
             "pg_prepared_statement" => scan.names_prepared = true,
             "current_setting" => scan.reads_settings = true,
             "execute" if first_word(text).0.eq_ignore_ascii_case(b"do") => scan.ask(Asks::ALL),
+            // pg_trgm keeps it as a setting of its own.
+            "set_limit" => scan.ask(Asks::ALL_SETTINGS),
             "pg_temp" | "pg_settings" => scan.touches = true,
             _ => {}
         }

@@ -6,6 +6,7 @@ use super::relay::{End, Relay};
 use crate::api::resolve::Mode;
 use crate::pg::error::SqlState;
 use crate::pg::session::scan::Pin;
+use crate::sidecar::clients::signal;
 use crate::sidecar::database::Bound;
 use crate::sidecar::proxy::relay::no_random_bytes;
 
@@ -48,6 +49,8 @@ impl Relay<'_> {
             return Ok(());
         }
         self.auditing = false;
+        // One that came meanwhile was for what is over.
+        self.client.shared.clear(signal::CANCEL);
         self.client.shared.hold(Arc::clone(&self.server.cancel));
         let failed = self.server.exchange.take_audit_failed();
         self.tries += 1;

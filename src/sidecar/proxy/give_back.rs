@@ -20,7 +20,9 @@ pub fn free(database: &Arc<Database>, lease: Lease<PgBackend>, now: Instant) {
         return lease.discard(CloseReason::Hygiene);
     }
     if (lease.cancel.is_settled() || rule::off(Rule::Cancels)) && !lease.egress.read_only {
-        lease.give_back(now);
+        if let Some(lease) = database.catalog.offer(lease) {
+            lease.give_back(now);
+        }
         return;
     }
     let database = Arc::clone(database);

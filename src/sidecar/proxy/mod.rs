@@ -368,6 +368,7 @@ impl Serving {
             server: lease,
             rules,
             database: &self.database,
+            registered: &self.worker.registered,
             buffers: &self.worker.buffers,
             health: elsewhere.is_none().then_some(&self.database.health),
             now: Some(lent),

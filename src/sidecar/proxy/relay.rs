@@ -20,7 +20,7 @@ use crate::pg::stream::Stream;
 use crate::pool::Lease;
 use crate::sidecar::backend::{PgBackend, PgConn};
 use crate::sidecar::clients::{Activity, signal};
-use crate::sidecar::database::Database;
+use crate::sidecar::database::{Database, Registered};
 use crate::sidecar::probe::Health;
 
 /// Unanswered messages above which no more are taken of the client.
@@ -56,6 +56,8 @@ pub struct Relay<'a> {
     pub rules: Rules<'a>,
     /// Where both belong.
     pub database: &'a Database,
+    /// All databases and clients.
+    pub registered: &'a Arc<Registered>,
     /// Memory for bytes in flight.
     pub buffers: &'a buffer::Pool,
     /// Told whenever the server is heard.
@@ -211,7 +213,7 @@ impl Relay<'_> {
         if held && !conn.exchange.has_preface() {
             // Confirmed: what waited for it goes on, and a cancel request can hit only the client's own.
             self.stuck = 0;
-            self.client.shared.hold(Arc::clone(&conn.cancel));
+            self.hold_server();
         }
         self.answered()?;
         let now = self.now();
@@ -220,6 +222,19 @@ impl Relay<'_> {
         }
         self.count(seen, now);
         if seen.ready > 0 { self.bind_or_free() } else { Ok(()) }
+    }
+
+    /// From now on a cancel request reaches the server; one that came while it was being made ready does now.
+    fn hold_server(&mut self) {
+        let target = &self.server.cancel;
+        self.client.shared.hold(Arc::clone(target));
+        if self.client.shared.signals() & signal::CANCEL != 0 {
+            self.client.shared.clear(signal::CANCEL);
+            if target.begin() {
+                let (target, registered) = (Arc::clone(target), Arc::clone(self.registered));
+                tokio::spawn(async move { target.send(&registered.cancels).await });
+            }
+        }
     }
 
     fn count(&mut self, seen: Seen, now: Instant) {

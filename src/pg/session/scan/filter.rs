@@ -14,11 +14,11 @@ const PIECES: [&[u8; 3]; 21] = [
     b"tse",  // setseed
     b"dbl",  // dblink
     b"o_x",  // query_to_xml, cursor_to_xml
-    b"s_s",  // ts_stat
+    b"ts_",  // ts_stat, ts_rewrite
     b"u&\"", // Unicode identifiers
     b"hol",  // hold
     b"sst",  // crosstab
-    b"s_r",  // ts_rewrite
+    b"t_l",  // set_limit
     b"ctb",  // connectby
     b"h_t",  // xpath_table
     b"cku",  // backup
