@@ -135,6 +135,8 @@ pub struct Exchange {
     maybe: u32,
     /// Unanswered messages of a preface.
     preface: u32,
+    /// Unanswered queries of our own and ends of a preface's steps.
+    readying: u32,
     /// Unanswered messages of an audit.
     audit: u32,
     /// An audit met an error.
@@ -153,6 +155,7 @@ impl Default for Exchange {
             copy: Copy::No,
             maybe: 0,
             preface: 0,
+            readying: 0,
             audit: 0,
             audit_failed: false,
             reused: VecDeque::new(),
@@ -213,6 +216,7 @@ impl Exchange {
 
     /// A simple Query of our own is sent now; the server is free.
     pub fn own_query(&mut self) {
+        self.readying += 1;
         let also = Also { swallow: true, ..Also::default() };
         self.owed.push_back(Owed::new(Expect::OwnQuery, also));
     }
@@ -221,6 +225,7 @@ impl Exchange {
     pub fn ours(&mut self, expect: Expect, purpose: Purpose) {
         self.batch = expect != Expect::Sync;
         self.count(purpose, 1);
+        self.readying += u32::from(purpose == Purpose::Preface && expect == Expect::Sync);
         let also = Also { swallow: true, purpose: Some(purpose), ..Also::default() };
         self.owed.push_back(Owed::new(expect, also));
     }
@@ -250,6 +255,12 @@ impl Exchange {
     /// that refuses the preface skips that batch, but not what follows its Sync.
     pub fn has_preface(&self) -> bool {
         self.preface > 0
+    }
+
+    /// Something of our own is under way that a cancel request must not hit. The last gate is not counted: its answer
+    /// comes with the client's own.
+    pub fn is_being_readied(&self) -> bool {
+        self.readying > 0
     }
 
     /// An audit is under way.
@@ -488,6 +499,10 @@ impl Exchange {
 
     fn answered(&mut self, names: &mut Names, cache: &mut Cache) -> Verdict {
         let Some(owed) = self.owed.pop_front() else { return Verdict::Forward };
+        let preface = owed.also.purpose == Some(Purpose::Preface);
+        if owed.expect == Expect::OwnQuery || (preface && owed.expect == Expect::Sync) {
+            self.readying -= 1;
+        }
         while let Some(Owed { expect: Expect::CopyEnd, .. }) = self.owed.front() {
             // Nothing was copied: the server ignores it.
             self.owed.pop_front();

@@ -185,7 +185,7 @@ impl Relay<'_> {
 
     fn heard(&mut self) -> Result<(), End> {
         let conn: &mut PgConn = self.server;
-        let held = conn.exchange.has_preface();
+        let (held, readied) = (conn.exchange.has_preface(), conn.exchange.is_being_readied());
         let mut sides = Sides {
             exchange: &mut conn.exchange,
             cache: &mut conn.cache,
@@ -211,8 +211,11 @@ impl Relay<'_> {
             return Err(End::Fatal(SqlState::FEATURE_NOT_SUPPORTED, text));
         }
         if held && !conn.exchange.has_preface() {
-            // Confirmed: what waited for it goes on, and a cancel request can hit only the client's own.
+            // Confirmed: what waited for it goes on.
             self.stuck = 0;
+        }
+        if readied && !conn.exchange.is_being_readied() {
+            // From now on a cancel request can hit only the client's own.
             self.hold_server();
         }
         self.answered()?;
@@ -327,7 +330,7 @@ impl Relay<'_> {
         {
             return Err(End::Unready("its session carries what nothing undoes".into()));
         }
-        if first && !turn.server.exchange.has_preface() {
+        if first && !turn.server.exchange.is_being_readied() {
             self.client.shared.hold(Arc::clone(&conn.cancel));
         }
         if !first && self.client.ingress.is_between_messages() {
