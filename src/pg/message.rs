@@ -208,6 +208,14 @@ pub fn close_statement(out: &mut Vec<u8>, name: &[u8]) {
     });
 }
 
+/// Close of a portal.
+pub fn close_portal(out: &mut Vec<u8>, name: &[u8]) {
+    frame(out, b'C', |out| {
+        out.push(b'P');
+        cstr(out, name);
+    });
+}
+
 /// Sync: the end of an extended batch.
 pub fn sync(out: &mut Vec<u8>) {
     frame(out, b'S', |_| {});

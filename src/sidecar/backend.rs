@@ -405,7 +405,11 @@ impl PgBackend {
     /// # Errors
     /// If the server did not take it: it must be closed.
     pub async fn reset(&self, conn: &mut Box<PgConn>, sql: &str) -> Result<(), ()> {
-        match tokio::time::timeout(QUICK, conn.simple(sql, &self.buffers)).await {
+        // What comes back here is what a client has set.
+        let parameters = conn.parameters.clone();
+        let done = tokio::time::timeout(QUICK, conn.simple(sql, &self.buffers)).await;
+        conn.parameters = parameters;
+        match done {
             Ok(Ok(answer)) if answer.status == b'I' && !answer.failed => Ok(()),
             _ => Err(()),
         }

@@ -192,13 +192,16 @@ impl Prepared {
     /// If the system has no random bytes.
     pub fn aside(&mut self, sql: &str, exchange: &mut Exchange, out: &mut Vec<u8>) -> Result<(), getrandom::Error> {
         let batch = self.batch(Purpose::Aside, exchange, out)?;
-        let name = batch.prepared.name("a", 0);
+        batch.prepared.gate += 1;
+        let name = batch.prepared.name("a", batch.prepared.gate);
         message::parse(batch.out, &name, sql.as_bytes(), &[0, 0]);
         message::bind(batch.out, &name, &name, &[]);
         message::execute(batch.out, &name);
         // Gone already if it was DEALLOCATE ALL, which is no error.
         message::close_statement(batch.out, &name);
-        for expect in [Expect::Parse, Expect::Bind, Expect::Execute, Expect::Close] {
+        // A portal stays for the transaction otherwise.
+        message::close_portal(batch.out, &name);
+        for expect in [Expect::Parse, Expect::Bind, Expect::Execute, Expect::Close, Expect::Close] {
             batch.exchange.ours(expect, Purpose::Aside);
         }
         Ok(())

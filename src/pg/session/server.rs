@@ -53,7 +53,7 @@ impl Session {
 }
 
 /// What a server's sessions begin with, as it tells by ParameterStatus.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Parameters {
     known: Vec<(String, String)>,
     /// One has changed since [`Parameters::take_changed`].

@@ -13,6 +13,7 @@ use crate::api::resolve::Mode;
 use crate::pg::error::SqlState;
 use crate::pg::exchange::{Exchange, Expect};
 use crate::pg::frame::{self, HEADER};
+use crate::pg::message::Reader;
 use crate::pg::session::mine::{Care, Mine};
 use crate::pg::session::prepared::{Cache, Change, Names, Registry};
 use crate::pg::session::rule::{self, Rule};
@@ -167,6 +168,7 @@ impl Ingress {
                     enter::deallocate(turn);
                 }
                 self.mine.note_unseen();
+                self.note_arguments(turn.input.rest().get(HEADER..total), turn);
                 turn.server.exchange.query(Expect::Function, false);
                 self.forward(total, turn)
             }
@@ -245,8 +247,9 @@ impl Ingress {
             enter::deallocate(turn);
         }
         self.mine.note(scan);
-        if scan.asks.has(Asks::SETTINGS) {
-            self.mine.touched().add_text(text, scan.set_config);
+        if scan.asks.has(Asks::SETTINGS) || scan.asks.has(Asks::ALL_SETTINGS) {
+            let literals = scan.set_config || scan.asks.has(Asks::ALL_SETTINGS);
+            self.mine.touched().add_text(text, literals);
         }
         if scan.customs {
             let mut names = Touched::default();
@@ -272,6 +275,26 @@ impl Ingress {
             && !customs.are_within(&self.mine.customs)
             && !rule::off(Rule::Traces);
         if meets { Err(Stop::Another) } else { Ok(()) }
+    }
+
+    /// Arguments of a function call may be names of settings.
+    fn note_arguments(&mut self, body: Option<&[u8]>, turn: &mut Turn<'_>) {
+        let mut call = Reader::new(body.unwrap_or_default());
+        let mut note = || {
+            call.i32()?;
+            let formats = usize::try_from(call.i16()?).ok()?;
+            call.bytes(formats * 2)?;
+            for _ in 0..call.i16()? {
+                if let Ok(length) = usize::try_from(call.i32()?) {
+                    let value = call.bytes(length)?;
+                    self.mine.touched().add_candidate(value);
+                    self.add_custom(&value.to_ascii_lowercase(), turn);
+                }
+            }
+            Some(())
+        };
+        // Malformed ones are refused by the server, long ones are none.
+        let _ = note();
     }
 
     fn query(&mut self, total: usize, turn: &mut Turn<'_>) -> Result<(), Stop> {

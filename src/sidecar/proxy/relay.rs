@@ -305,6 +305,10 @@ impl Relay<'_> {
         if self.client.input.len() > self.stuck {
             return self.take().map(|()| true);
         }
+        if self.stuck > 0 && self.server.exchange.has_preface() && !self.server.exchange.has_batch() {
+            // What has come waits already, and its memory is bounded.
+            return Ok(false);
+        }
         match self.client.poll_read(cx, self.buffers, self.rules.max_buffered.max(buffer::SMALL)) {
             Poll::Ready(Ok(n)) if n > 0 => Ok(true),
             Poll::Ready(_) => Err(End::Left),

@@ -458,7 +458,7 @@ fn a_server_forgets_the_sequence_values_of_others_before_it_is_asked() {
 
     let (mut bench, mut client) = (Bench::new(), Client::default());
     let (sent, _) = bench.send(&mut client, &[parse("", "select currval('s')"), bind("", "", b""), sync()].concat());
-    assert_eq!(tags(&sent), "PPBECBS", "inside the batch, ahead of what runs");
+    assert_eq!(tags(&sent), "PPBECCBS", "inside the batch, ahead of what runs");
 
     let (mut bench, mut client) = (Bench::new(), Client::default());
     bench.send(&mut client, &query("begin"));
