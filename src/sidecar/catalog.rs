@@ -258,12 +258,15 @@ impl Witness {
     }
 
     /// No transaction is open any more: what was defined is visible, or gone.
+    /// True if something was.
     #[inline]
-    pub fn ended(&mut self) {
-        if std::mem::take(&mut self.open) {
+    pub fn ended(&mut self) -> bool {
+        let open = std::mem::take(&mut self.open);
+        if open {
             self.catalog.state.ended();
             self.catalog.wake.notify_one();
         }
+        open
     }
 }
 
