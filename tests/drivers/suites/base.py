@@ -31,9 +31,9 @@ class Suite:
     limit = 1800
 
     def install(self):
-        """Fetches and builds what it needs, kept outside the tree; must leave `self.folder` and `self.title`."""
+        """Fetches and builds what it needs, kept outside the tree; leaves `self.folder`, `self.title` and `self.tools` (a folder of programs, or nothing)."""
         out = subprocess.run([f"{HERE}/install", self.name], stdout=subprocess.PIPE, text=True, check=True).stdout.split("\n")
-        self.folder, self.title = out[0], out[1]
+        self.folder, self.title, self.tools = out[:3]
 
     @contextlib.contextmanager
     def alone(self):
@@ -51,7 +51,7 @@ class Suite:
 
     def command(self, argv, log, env=None, cwd=None):
         """Runs a program of the suite with its output in `log`, ended with all its children after `limit`; all it said."""
-        full = {**os.environ, **(env or {})}
+        full = {**os.environ, "PATH": f"{self.tools}:{os.environ['PATH']}" if self.tools else os.environ["PATH"], **(env or {})}
         for name in ("http_proxy", "HTTP_PROXY"):
             full.pop(name, None)
         child = subprocess.Popen(

@@ -10,6 +10,8 @@ from .sqlalchemy import outcomes
 PACKAGES = [f"**/test/{name}/*Test" for name in ("core", "extensions", "jdbc2", "jdbc2/optional", "jdbc3", "jdbc4", "jdbc4/jdbc41", "jdbc42", "xa")] + ["**/postgresql/jdbc/*Test"]
 # Tests of logging in to PostgreSQL by its methods, as roles of their own.
 PACKAGES += ["!**/RequireAuthTest", "!**/ScramTest", "!**/DatabaseMetaDataHideUnprivilegedObjectsTest"]
+# It sends COPY data until the backend whose process id the driver was given has ended: through a pooler, for ever.
+PACKAGES += ["!CopyTest#lockReleaseOnCancelFailure"]
 
 
 class Pgjdbc(base.Suite):
