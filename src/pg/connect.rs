@@ -97,22 +97,23 @@ pub async fn connect(
     defaults: &[(String, String)],
 ) -> Result<Session, ConnectError> {
     let deadline = Instant::now() + target.timeout;
-    let (mut bare, mut credential, mut wrong) = (target.bare, 0, None);
+    let mut target = target.clone();
+    let (mut credential, mut wrong) = (0, None);
     loop {
         let Some(who) = credentials.get(credential) else {
             return Err(wrong.unwrap_or_else(|| ConnectError::local(Phase::Auth, "there are no credentials".into())));
         };
         let mut packet = Vec::new();
-        let settings = settings::merge(set, defaults, &settings::ours(target));
+        let settings = settings::merge(set, defaults, &settings::ours(&target));
         let settings = settings.iter().map(|(name, value)| (&**name, &**value));
         startup_message(&mut packet, 0, &who.user, database, settings);
-        match once(target, who, &packet, deadline).await {
-            Ok(session) => return Ok(Session { bare, credential, ..session }),
+        match once(&target, who, &packet, deadline).await {
+            Ok(session) => return Ok(Session { bare: target.bare, credential, ..session }),
             Err(error) if error.sqlstate == Some(SqlState::INVALID_PASSWORD) => {
                 credential += 1;
                 wrong.get_or_insert(error);
             }
-            Err(error) if !bare && settings::refused(&error) => bare = true,
+            Err(error) if !target.bare && settings::refused(&error) => target.bare = true,
             Err(error) => return Err(error),
         }
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::catalog::{Catalog, Witness};
 use super::connect_errors::ConnectErrors;
 use super::database::Settings;
 use super::proxy::buffer::{self, Buffer, Outgoing};
@@ -22,6 +23,7 @@ use crate::pg::startup::StartupSet;
 use crate::pg::stream::Stream;
 use crate::pool::{Backend, CloseOutcome, CloseReason, PingError, Replace};
 
+pub mod rows;
 mod simple;
 
 /// A ping and a reset must end within this time, or the server is closed.
@@ -158,6 +160,8 @@ pub struct PgBackend {
     has_connected: AtomicBool,
     /// The server refused `client_connection_check_interval` (decision 2); not asked again in this generation.
     bare_login: AtomicBool,
+    /// Told by each server's connection of what is defined there.
+    catalog: Arc<Catalog>,
 }
 
 impl PgBackend {
@@ -172,7 +176,13 @@ impl PgBackend {
             names: RwLock::new(None),
             has_connected: AtomicBool::new(false),
             bare_login: AtomicBool::new(false),
+            catalog: Arc::default(),
         }
+    }
+
+    /// What is known of the catalog.
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
     }
 
     fn settings(&self) -> Arc<Settings> {
@@ -265,7 +275,7 @@ impl PgBackend {
             sequences_of: None,
             application: None,
             input: Buffer::holding(&session.leftover, &self.buffers),
-            egress: Egress::default(),
+            egress: Egress::seen_by(Witness::new(Arc::clone(&self.catalog))),
             to_client: Outgoing::default(),
             to_server: Outgoing::default(),
             cancel: Arc::new(CancelTarget {

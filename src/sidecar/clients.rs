@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use atomic_waker::AtomicWaker;
 use subtle::ConstantTimeEq;
 
 use super::backend::CancelTarget;
@@ -70,20 +70,18 @@ pub struct Client {
     /// Whether session state binds it to its server: 0, or the reason's index + 1.
     pub pinned: AtomicU8,
     signals: AtomicU32,
-    waker: AtomicWaker,
+    /// Its task; a wake-up leaves it there.
+    waker: Mutex<Option<Waker>>,
     held: Mutex<Option<Arc<CancelTarget>>>,
 }
 
 impl Client {
-    /// Keeps the task that [`Client::signal`] wakes.
-    pub fn register(&self, waker: &std::task::Waker) {
-        self.waker.register(waker);
-    }
-
     /// Asks something of the client (see [`signal`]) and wakes it.
     pub fn signal(&self, signal: u32) {
         self.signals.fetch_or(signal, Relaxed);
-        self.waker.wake();
+        if let Some(waker) = &*lock(&self.waker) {
+            waker.wake_by_ref();
+        }
     }
 
     /// What has been asked of it.
@@ -93,7 +91,10 @@ impl Client {
 
     /// Forgets one request.
     pub fn clear(&self, signal: u32) {
-        self.signals.fetch_and(!signal, Relaxed);
+        // Seldom there is one: the path of a query writes nothing.
+        if self.signals() & signal != 0 {
+            self.signals.fetch_and(!signal, Relaxed);
+        }
     }
 
     /// Its secret for cancel requests.
@@ -186,6 +187,18 @@ struct Map {
 pub struct Registered {
     client: Arc<Client>,
     clients: Arc<Clients>,
+    /// The task that a signal wakes, as the client's record has it.
+    waker: Option<Waker>,
+}
+
+impl Registered {
+    /// Has [`Client::signal`] wake this task. Cheap when it is the same as before, as it nearly always is.
+    pub fn register(&mut self, waker: &Waker) {
+        if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            self.waker = Some(waker.clone());
+            *lock(&self.client.waker) = Some(waker.clone());
+        }
+    }
 }
 
 impl std::ops::Deref for Registered {
@@ -223,11 +236,11 @@ impl Clients {
             transactions: AtomicU64::new(0),
             pinned: AtomicU8::new(0),
             signals: AtomicU32::new(0),
-            waker: AtomicWaker::new(),
+            waker: Mutex::new(None),
             held: Mutex::new(None),
         });
         map.clients.insert(client.pid, Arc::clone(&client));
-        Registered { client, clients: Arc::clone(self) }
+        Registered { client, clients: Arc::clone(self), waker: None }
     }
 
     /// The server to which a cancel request must be forwarded, if its key is right and its client holds one.

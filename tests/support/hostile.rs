@@ -173,6 +173,10 @@ impl Session {
                 return Ok(());
             }
             let text = match tag {
+                // It has no catalog.
+                b'Q' if body.starts_with(b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY") => {
+                    Some(fe::all(&[error(&[(b'S', "ERROR"), (b'C', "0A000"), (b'M', "no catalog")]), ready(b'I')]))
+                }
                 b'Q' | b'P' => special(&String::from_utf8_lossy(&body)),
                 _ => None,
             };

@@ -24,7 +24,7 @@ pub mod wire;
 
 pub use bed::Bed;
 pub use load::Load;
-pub use pg::{Options, Postgres};
+pub use pg::{Options, Postgres, Release};
 pub use policy::Policy;
 pub use sidecar::{Launch, Sidecar};
 pub use wire::{Client, Connect};

@@ -29,13 +29,36 @@ pub struct Options {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// `max_connections`; 3 of them are for superusers.
     pub max_connections: u32,
-    /// PostgreSQL 18 from `tests/support/postgres18.sh` instead of the newest of the system.
-    pub eighteen: bool,
+    /// Which PostgreSQL.
+    pub release: Release,
+}
+
+/// Which PostgreSQL a test runs on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Release {
+    /// The newest of the system.
+    #[default]
+    System,
+    /// 13, the oldest supported, from `tests/support/postgres13.sh`.
+    Thirteen,
+    /// 18 from `tests/support/postgres18.sh`.
+    Eighteen,
+}
+
+impl Release {
+    /// The folder with its programs.
+    fn bin(self) -> PathBuf {
+        match self {
+            Self::System => bin(),
+            Self::Thirteen => fetched("postgres13.sh"),
+            Self::Eighteen => bin_18(),
+        }
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { conf: vec![], hba: vec![], tls: None, max_connections: 200, eighteen: false }
+        Self { conf: vec![], hba: vec![], tls: None, max_connections: 200, release: Release::System }
     }
 }
 
@@ -51,7 +74,7 @@ pub struct Postgres {
 impl Postgres {
     /// Starts one for this test alone: to be killed, stopped, filled or configured.
     pub fn start(options: &Options) -> Self {
-        let bin = if options.eighteen { bin_18() } else { bin() };
+        let bin = options.release.bin();
         let dir = tempfile::Builder::new().prefix("pk-pg-").tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let data = dir.path().join("data");
@@ -79,13 +102,19 @@ impl Postgres {
     /// last test that holds it.
     pub fn shared() -> Arc<Self> {
         static SHARED: Mutex<Weak<Postgres>> = Mutex::new(Weak::new());
-        share(&SHARED, false)
+        share(&SHARED, Release::System)
     }
 
     /// The same with PostgreSQL 18 (protocol 3.2).
     pub fn shared_18() -> Arc<Self> {
         static SHARED: Mutex<Weak<Postgres>> = Mutex::new(Weak::new());
-        share(&SHARED, true)
+        share(&SHARED, Release::Eighteen)
+    }
+
+    /// The same with PostgreSQL 13, the oldest supported.
+    pub fn shared_13() -> Arc<Self> {
+        static SHARED: Mutex<Weak<Postgres>> = Mutex::new(Weak::new());
+        share(&SHARED, Release::Thirteen)
     }
 
     /// Creates a database that belongs to [`USER`] and returns its name.
@@ -165,6 +194,13 @@ impl Postgres {
         self.wait();
     }
 
+    /// Makes a server that is stopped a standby of nobody: in recovery, and open for reading.
+    pub fn become_standby(&self) {
+        let path = self.dir.path().join("data/standby.signal");
+        fs::write(&path, "").unwrap();
+        own(&path);
+    }
+
     /// Adds lines to postgresql.conf and has the server read it again.
     pub fn configure(&self, lines: &[&str]) {
         let path = self.dir.path().join("data/postgresql.auto.conf");
@@ -203,12 +239,12 @@ impl Drop for Postgres {
     }
 }
 
-fn share(slot: &Mutex<Weak<Postgres>>, eighteen: bool) -> Arc<Postgres> {
+fn share(slot: &Mutex<Weak<Postgres>>, release: Release) -> Arc<Postgres> {
     let mut slot = slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(server) = slot.upgrade() {
         return server;
     }
-    let server = Arc::new(Postgres::start(&Options { eighteen, ..Options::default() }));
+    let server = Arc::new(Postgres::start(&Options { release, ..Options::default() }));
     *slot = Arc::downgrade(&server);
     server
 }
@@ -291,9 +327,14 @@ pub fn bin() -> PathBuf {
 
 /// PostgreSQL 18's programs, which `tests/support/postgres18.sh` has fetched.
 pub fn bin_18() -> PathBuf {
+    fetched("postgres18.sh")
+}
+
+/// The programs that a script of this folder fetches, once.
+fn fetched(script: &str) -> PathBuf {
     static ONCE: Mutex<()> = Mutex::new(());
     let _one_at_a_time = ONCE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/postgres18.sh");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(script);
     let out = Command::new("bash").arg(&script).arg(cache()).output().unwrap();
     assert!(out.status.success(), "{}: {}", script.display(), String::from_utf8_lossy(&out.stderr));
     String::from_utf8(out.stdout).unwrap().trim().into()

@@ -1,6 +1,6 @@
 //! The harness itself, so that a case that fails later is not its fault.
 
-use crate::support::{Options, Postgres, certs::Certs, fe, hostile, wire::*};
+use crate::support::{Bed, Options, Postgres, certs::Certs, fe, hostile, wire::*};
 
 #[test]
 fn raw_client_speaks_both_protocols() {
@@ -18,6 +18,13 @@ fn raw_client_speaks_both_protocols() {
     client.expect_end(None);
     assert_eq!(pg.connect("nowhere").open().err().unwrap().code, "3D000");
     assert_eq!(pg.connect(&database).password("wrong").open().err().unwrap().code, "28P01");
+}
+
+#[test]
+fn thirteen_is_the_oldest_served() {
+    let bed = Bed::on(Postgres::shared_13(), |policy| policy);
+    let version = bed.client().rows("SHOW server_version_num");
+    assert!(version[0][0].as_deref().unwrap().starts_with("13"), "{version:?}");
 }
 
 #[test]

@@ -197,6 +197,9 @@ async fn settings_that_a_server_refuses_are_left_out_once() {
     let mut target = target(server.port);
     target.bare = false;
     assert!(log_in(&target).await.unwrap().bare);
+    let lengths: Vec<bool> =
+        server.heard.lock().unwrap().iter().map(|heard| heard[..4] == (STARTUP as u32).to_be_bytes()).collect();
+    assert_eq!(lengths, [false, true], "the second StartupMessage has no settings");
     // It was not about ours: once is enough.
     let server = fake(vec![refuses()]).await;
     target.port = server.port;

@@ -4,6 +4,8 @@
 //! effect is not lost at the next transaction. It errs towards pinning: words in comments and literals count.
 //! What no text shows (a function that sets something) is beyond it.
 
+mod filter;
+
 use std::sync::LazyLock;
 
 use aho_corasick::{AhoCorasick, MatchKind};
@@ -104,8 +106,13 @@ pub fn scan(text: &[u8]) -> Scan {
     static SEARCH: LazyLock<Option<AhoCorasick>> = LazyLock::new(|| {
         AhoCorasick::builder().ascii_case_insensitive(true).match_kind(MatchKind::LeftmostLongest).build(WORDS).ok()
     });
+    // What follows the text in a Parse are the types of its parameters.
+    let text = memchr::memchr(0, text).map_or(text, |end| &text[..end]);
     let mut scan = Scan::default();
     statement(text, &mut scan);
+    if !filter::may_have_words(text) {
+        return scan;
+    }
     let Some(search) = &*SEARCH else {
         scan.pin(Pin::Code);
         return scan;

@@ -201,6 +201,15 @@ impl Outgoing {
         self.made.len()
     }
 
+    /// The one piece there is to write, if there is just one: nearly always.
+    pub fn only<'a>(&'a self, buffer: &'a Buffer) -> Option<&'a [u8]> {
+        match (self.segments.len(), self.segments.front()?) {
+            (1, Segment::Read(range)) => Some(buffer.range(range.clone())),
+            (1, Segment::Made(range)) => Some(&self.made[range.clone()]),
+            _ => None,
+        }
+    }
+
     /// The first pieces, as a gathering write wants them.
     pub fn slices<'a>(&'a self, buffer: &'a Buffer) -> ([IoSlice<'a>; 8], usize) {
         let mut slices = [IoSlice::new(&[]); 8];
@@ -217,6 +226,9 @@ impl Outgoing {
 
     /// `n` bytes were written.
     pub fn written(&mut self, mut n: usize) {
+        if n == 0 {
+            return;
+        }
         while n > 0 {
             let Some(Segment::Read(range) | Segment::Made(range)) = self.segments.front_mut() else { break };
             let part = n.min(range.len());
@@ -228,7 +240,9 @@ impl Outgoing {
         }
         if self.segments.is_empty() {
             self.made.clear();
-            self.made.shrink_to(KEPT_MADE);
+            if self.made.capacity() > KEPT_MADE {
+                self.made.shrink_to(KEPT_MADE);
+            }
         }
     }
 

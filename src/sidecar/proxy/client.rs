@@ -99,6 +99,11 @@ impl Client {
     /// Reads on. `Ready(Ok(0))` is the end. Takes memory only when there is something to read.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buffers: &buffer::Pool, max: usize) -> Poll<io::Result<usize>> {
         ready!(self.stream.poll_readable(cx))?;
+        self.poll_read_now(cx, buffers, max)
+    }
+
+    /// As [`Client::poll_read`], where something is likely to be there: memory is taken first, and given back if not.
+    fn poll_read_now(&mut self, cx: &mut Context<'_>, buffers: &buffer::Pool, max: usize) -> Poll<io::Result<usize>> {
         let space = self.input.space(buffers, max);
         if space.is_empty() {
             return Poll::Ready(Err(io::Error::other("a message longer than may be buffered")));
@@ -114,8 +119,9 @@ impl Client {
         read
     }
 
-    /// Waits, without a server, until the client wants one or must go.
-    pub fn poll_idle(&mut self, cx: &mut Context<'_>, buffers: &buffer::Pool) -> Poll<Wants> {
+    /// Waits, without a server, until the client wants one or must go. `woken`: it was polled before, so it is likely
+    /// that there is something to read, and not worth asking first.
+    pub fn poll_idle(&mut self, cx: &mut Context<'_>, buffers: &buffer::Pool, woken: bool) -> Poll<Wants> {
         self.shared.register(cx.waker());
         loop {
             if let Some(wants) = self.next() {
@@ -137,8 +143,13 @@ impl Client {
             if said.is_pending() {
                 return Poll::Pending;
             }
-            self.input.rest(buffers);
-            match ready!(self.poll_read(cx, buffers, SMALL)) {
+            let read = if woken {
+                self.poll_read_now(cx, buffers, SMALL)
+            } else {
+                self.input.rest(buffers);
+                self.poll_read(cx, buffers, SMALL)
+            };
+            match ready!(read) {
                 Ok(n) if n > 0 => {}
                 _ => return Poll::Ready(Wants::Leave),
             }

@@ -14,9 +14,9 @@ use crate::sidecar::database::{Database, Settings};
 const CANCELS: Duration = Duration::from_secs(10);
 
 /// The server is free and clean: the path of a query.
-pub fn free(database: &Arc<Database>, lease: Lease<PgBackend>) {
+pub fn free(database: &Arc<Database>, lease: Lease<PgBackend>, now: Instant) {
     if lease.cancel.is_settled() && !lease.egress.read_only {
-        lease.give_back(Instant::now());
+        lease.give_back(now);
         return;
     }
     let database = Arc::clone(database);

@@ -79,7 +79,8 @@ enum Waited {
 
 /// What became of the wish for a server.
 enum Acquired {
-    Lease(Lease<PgBackend>),
+    /// A server, and when it came.
+    Lease(Lease<PgBackend>, Instant),
     /// The client was told why not, and stays.
     Refused,
     /// The client has left or was told to.
@@ -115,7 +116,7 @@ async fn probe(worker: Arc<Worker>, database: Arc<Database>, login: Login) {
             if poll_fn(|cx| serving.client.poll_say(cx)).await.is_ok() {
                 // Neither its traffic nor what it hears is anybody's: an error is an answer, but not of a healthy database.
                 let uncounted = stats::Worker::default();
-                serving.relay(&mut lease, Some(&uncounted)).await;
+                serving.relay(&mut lease, Instant::now(), Some(&uncounted)).await;
             }
             give_back::probed(lease);
         }
@@ -143,24 +144,29 @@ impl Serving {
     }
 
     async fn run(&mut self) {
+        let mut now = Instant::now();
         loop {
-            self.client.shared.set_idle(Some(Instant::now()));
-            let wants = poll_fn(|cx| self.client.poll_idle(cx, &self.worker.buffers)).await;
+            self.client.shared.set_idle(Some(now));
+            let mut woken = false;
+            let wants = poll_fn(|cx| {
+                let again = std::mem::replace(&mut woken, true);
+                self.client.poll_idle(cx, &self.worker.buffers, again)
+            });
+            let wants = wants.await;
             match wants {
                 Wants::Server => {}
                 Wants::Leave => return,
                 wants => return Box::pin(self.part(wants)).await,
             }
             self.client.shared.set_idle(None);
-            match self.acquire().await {
-                Acquired::Lease(lease) => {
-                    if !self.hold(lease).await {
-                        return;
-                    }
-                }
-                Acquired::Refused => {}
+            now = match self.acquire().await {
+                Acquired::Lease(lease, lent) => match self.hold(lease, lent).await {
+                    Some(ended) => ended,
+                    None => return,
+                },
+                Acquired::Refused => Instant::now(),
                 Acquired::Gone => return,
-            }
+            };
         }
     }
 
@@ -203,9 +209,12 @@ impl Serving {
         let outcome = self.wait(asked).await;
         match outcome {
             Waited::Done(Ok(lease)) => {
-                self.stats().acquire.observe(asked.elapsed());
+                // Nobody waits for the clock who did not wait for a server.
+                let waited = self.client.shared.activity() == Activity::Waiting;
+                let lent = if waited { Instant::now() } else { asked };
+                self.stats().acquire.observe(lent.saturating_duration_since(asked));
                 self.client.shared.clear(signal::CANCEL);
-                Acquired::Lease(lease)
+                Acquired::Lease(lease, lent)
             }
             Waited::Done(Err(error)) => Box::pin(self.refused(error)).await,
             Waited::CalledOff => Box::pin(self.called_off()).await,
@@ -265,8 +274,8 @@ impl Serving {
         Acquired::Refused
     }
 
-    /// Relays until client and server part, and gives the server back. False if the client is gone.
-    async fn hold(&mut self, mut lease: Lease<PgBackend>) -> bool {
+    /// Relays until client and server part, and gives the server back. Says when that was; nothing if the client is gone.
+    async fn hold(&mut self, mut lease: Lease<PgBackend>, lent: Instant) -> Option<Instant> {
         self.client.shared.set_activity(Activity::Active);
         let cancel = Arc::clone(&lease.cancel);
         self.client.shared.hold(cancel);
@@ -276,26 +285,30 @@ impl Serving {
             // Whoever had it before may have left values there, but for a server that nobody had.
             lease.sequences_of = lease.was_opened_now().then_some(pid);
         }
-        let checked_out = Instant::now();
-        let end = self.relay(&mut lease, None).await;
+        let (end, ended) = self.relay(&mut lease, lent, None).await;
         // From here on a cancel request of this client must not reach the server.
         self.client.shared.release();
-        self.stats().transaction_time.observe(checked_out.elapsed());
+        self.stats().transaction_time.observe(ended.saturating_duration_since(lent));
         if let End::Free = end {
             self.client.shared.set_activity(Activity::Idle);
             let unwritten = lease.take_unwritten();
             if !unwritten.is_empty() {
                 self.client.say(|out| out.extend_from_slice(&unwritten));
             }
-            give_back::free(&self.database, lease);
-            return true;
+            give_back::free(&self.database, lease, ended);
+            return Some(ended);
         }
         Box::pin(self.parted(end, lease)).await;
-        false
+        None
     }
 
-    /// Moves bytes until client and server part; counted elsewhere, it proves nobody's health.
-    async fn relay(&mut self, lease: &mut Lease<PgBackend>, elsewhere: Option<&stats::Worker>) -> End {
+    /// Moves bytes until client and server part, and says when that was; counted elsewhere, it proves nobody's health.
+    async fn relay(
+        &mut self,
+        lease: &mut Lease<PgBackend>,
+        lent: Instant,
+        elsewhere: Option<&stats::Worker>,
+    ) -> (End, Instant) {
         let policy = &self.settings.policy;
         let rules = Rules {
             mode: self.mode,
@@ -312,13 +325,15 @@ impl Serving {
             rules,
             buffers: &self.worker.buffers,
             health: elsewhere.is_none().then_some(&self.database.health),
+            now: Some(lent),
             since: None,
             taken: 0,
             used: false,
             stuck: 0,
             leaving: false,
         };
-        poll_fn(|cx| relay.poll(cx)).await
+        let end = poll_fn(|cx| relay.poll(cx)).await;
+        (end, relay.now())
     }
 
     /// Client and server part for good: the client is told why, the server is reset or closed.

@@ -3,7 +3,7 @@
 //! One task polls both sockets; bytes are read into a buffer, held against the exchange in place, and written from
 //! where they lie. A simple query takes four system calls: read and write towards the server, read and write back.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -53,6 +53,8 @@ pub struct Relay<'a> {
     pub buffers: &'a buffer::Pool,
     /// Told whenever the server is heard.
     pub health: Option<&'a Health>,
+    /// The time of this poll, once somebody has asked for it.
+    pub now: Option<Instant>,
     /// When the statement under way was sent.
     pub since: Option<Instant>,
     /// Bytes of the client's buffer that have been taken and wait to be written.
@@ -66,21 +68,24 @@ pub struct Relay<'a> {
 }
 
 impl Relay<'_> {
+    /// The time, asked of the clock once a poll.
+    pub fn now(&mut self) -> Instant {
+        *self.now.get_or_insert_with(Instant::now)
+    }
+
     /// Moves bytes both ways as long as any move; ready when client and server part.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.client.shared.register(cx.waker());
-        let mut now = None;
-        loop {
-            let towards_client = self.towards_client(cx, &mut now);
-            let towards_server = match towards_client {
-                Err(end) => return Poll::Ready(end),
-                Ok(_) => self.towards_server(cx, &mut now),
-            };
-            match (towards_client, towards_server) {
-                (_, Err(end)) => return Poll::Ready(end),
-                (Ok(false), Ok(false)) => break,
-                _ => {}
-            }
+        let polled = self.poll_both(cx);
+        if polled.is_pending() {
+            self.now = None;
+        }
+        polled
+    }
+
+    fn poll_both(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if let Err(end) = self.move_all(cx) {
+            return Poll::Ready(end);
         }
         if let Some(end) = self.must_end(cx) {
             return Poll::Ready(end);
@@ -94,43 +99,74 @@ impl Relay<'_> {
         if quiet {
             self.client.input.rest(self.buffers);
             // Only a client that keeps its server (Session mode, a pin) can be idle here.
-            self.client.shared.set_idle(self.server.exchange.is_free().then(|| *now.get_or_insert_with(Instant::now)));
+            let idle = self.server.exchange.is_free().then(|| self.now());
+            self.client.shared.set_idle(idle);
         }
         self.server.input.rest(self.buffers);
         Poll::Pending
     }
 
-    /// Writes what the client is to get, and reads more of the server when all is written. True if anything moved.
-    fn towards_client(&mut self, cx: &mut Context<'_>, now: &mut Option<Instant>) -> Result<bool, End> {
-        let conn: &mut PgConn = self.server;
-        let mut moved = false;
-        if !conn.to_client.is_empty() || self.client.stream.is_tls() {
-            moved = write(&mut self.client.stream, &mut conn.to_client, &conn.input, cx).map_err(|_| End::Left)?;
-            if !conn.to_client.is_empty() {
-                return Ok(moved);
+    /// Either direction moves as long as it can; then the other one gets its turn only if that can have changed anything
+    /// for it: asking a socket that was just found empty costs more than the rest of a poll.
+    fn move_all(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        if !self.used {
+            // The first thing is the client's message; later it is mostly the server that wakes us.
+            self.towards_server(cx)?;
+            if !self.towards_client(cx)? {
+                return Ok(());
             }
+        } else {
+            self.towards_client(cx)?;
         }
-        conn.egress.wrote(&mut conn.input);
-        if conn.egress.fatal && conn.input.is_empty() {
-            return Err(End::ServerGone);
+        while self.towards_server(cx)? && !self.server.to_client.is_empty() {
+            self.towards_client(cx)?;
         }
-        if let Poll::Ready(readable) = conn.stream.poll_readable(cx) {
-            readable.map_err(|_| End::ServerGone)?;
-            match conn.stream.poll_read(cx, conn.input.space(self.buffers, buffer::LARGE)) {
-                Poll::Ready(Ok(n)) if n > 0 => {
-                    conn.input.filled(n);
-                    self.rules.stats.server_bytes.add(n as u64);
-                    self.heard(now)?;
-                    moved = true;
-                }
-                Poll::Ready(_) => return Err(End::ServerGone),
-                Poll::Pending => {}
-            }
-        }
-        Ok(moved)
+        Ok(())
     }
 
-    fn heard(&mut self, now: &mut Option<Instant>) -> Result<(), End> {
+    /// Writes what the client is to get, and reads of the server as long as all can be written. True if anything moved.
+    fn towards_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut moved = false;
+        loop {
+            let conn: &mut PgConn = self.server;
+            if !conn.to_client.is_empty() || self.client.stream.is_tls() {
+                moved |= write(&mut self.client.stream, &mut conn.to_client, &conn.input, cx).map_err(|_| End::Left)?;
+                if !conn.to_client.is_empty() {
+                    return Ok(moved);
+                }
+            }
+            conn.egress.wrote(&mut conn.input);
+            if conn.egress.fatal && conn.input.is_empty() {
+                return Err(End::ServerGone);
+            }
+            if moved && self.is_done() {
+                return Ok(true);
+            }
+            if !self.hear(cx)? {
+                return Ok(moved);
+            }
+            moved = true;
+        }
+    }
+
+    /// Reads once of the server, and deals with what came. False if nothing did.
+    fn hear(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let conn: &mut PgConn = self.server;
+        let Poll::Ready(readable) = conn.stream.poll_readable(cx) else { return Ok(false) };
+        readable.map_err(|_| End::ServerGone)?;
+        match conn.stream.poll_read(cx, conn.input.space(self.buffers, buffer::LARGE)) {
+            Poll::Ready(Ok(n)) if n > 0 => {
+                conn.input.filled(n);
+                self.rules.stats.server_bytes.add(n as u64);
+                self.heard()?;
+                Ok(true)
+            }
+            Poll::Ready(_) => Err(End::ServerGone),
+            Poll::Pending => Ok(false),
+        }
+    }
+
+    fn heard(&mut self) -> Result<(), End> {
         let conn: &mut PgConn = self.server;
         let mut sides = Sides {
             exchange: &mut conn.exchange,
@@ -152,7 +188,7 @@ impl Relay<'_> {
             let text = "transactions of several statements are refused in pool.mode: Statement".to_owned();
             return Err(End::Fatal(SqlState::FEATURE_NOT_SUPPORTED, text));
         }
-        let now = *now.get_or_insert_with(Instant::now);
+        let now = self.now();
         if let Some(health) = self.health {
             health.heard(now);
         }
@@ -184,15 +220,22 @@ impl Relay<'_> {
         }
     }
 
-    /// Writes what the server is to get, and takes more of the client when all is written. True if anything moved.
-    fn towards_server(&mut self, cx: &mut Context<'_>, now: &mut Option<Instant>) -> Result<bool, End> {
-        let conn: &mut PgConn = self.server;
+    /// Writes what the server is to get, and takes of the client as long as all can be written. True if anything moved.
+    fn towards_server(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let mut moved = false;
+        while self.send(cx)? {
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    /// One step of [`Relay::towards_server`]: false if there is nothing more to do now.
+    fn send(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let conn: &mut PgConn = self.server;
         if !conn.to_server.is_empty() || conn.stream.is_tls() {
-            moved =
-                write(&mut conn.stream, &mut conn.to_server, &self.client.input, cx).map_err(|_| End::ServerGone)?;
+            write(&mut conn.stream, &mut conn.to_server, &self.client.input, cx).map_err(|_| End::ServerGone)?;
             if !conn.to_server.is_empty() {
-                return Ok(moved);
+                return Ok(false);
             }
         }
         self.client.input.consume(std::mem::take(&mut self.taken));
@@ -207,27 +250,27 @@ impl Relay<'_> {
         if self.leaving {
             // As PostgreSQL, which comes to the goodbye when all before it is done.
             let done = !conn.exchange.owes_ready() && conn.to_client.is_empty();
-            return if done { Err(End::Left) } else { Ok(moved) };
+            return if done { Err(End::Left) } else { Ok(false) };
         }
         if let Some(end) = self.parts() {
             return Err(end);
         }
         if self.server.to_client.made() > self.rules.max_buffered || self.server.exchange.owed() > MOST_OWED {
             // Answers that the client does not read: as PostgreSQL, which does not read on either.
-            return Ok(moved);
+            return Ok(false);
         }
         if self.client.input.len() > self.stuck {
-            return self.take(now).map(|()| true);
+            return self.take().map(|()| true);
         }
         match self.client.poll_read(cx, self.buffers, self.rules.max_buffered.max(buffer::SMALL)) {
             Poll::Ready(Ok(n)) if n > 0 => Ok(true),
             Poll::Ready(_) => Err(End::Left),
-            Poll::Pending => Ok(moved),
+            Poll::Pending => Ok(false),
         }
     }
 
     /// Takes the messages that the client has sent.
-    fn take(&mut self, now: &mut Option<Instant>) -> Result<(), End> {
+    fn take(&mut self) -> Result<(), End> {
         self.rules.stats.client_bytes.add(std::mem::take(&mut self.client.uncounted));
         let conn: &mut PgConn = self.server;
         let mut input = Taken::new(&self.client.input, 0);
@@ -247,7 +290,7 @@ impl Relay<'_> {
         }
         self.stuck = if stop == Stop::More { self.client.input.len() - self.taken } else { 0 };
         if self.since.is_none() && !conn.exchange.is_quiet() {
-            self.since = Some(*now.get_or_insert_with(Instant::now));
+            self.since = Some(*self.now.get_or_insert_with(Instant::now));
         }
         if conn.exchange.owes_only_own() {
             // Nothing from the server would bring these along.
@@ -304,10 +347,11 @@ impl Relay<'_> {
 fn write(stream: &mut Stream, out: &mut Outgoing, buffer: &Buffer, cx: &mut Context<'_>) -> io::Result<bool> {
     let mut moved = false;
     while !out.is_empty() {
-        let (slices, count) = out.slices(buffer);
-        let written = match &slices[..count] {
-            [one] => stream.poll_write(cx, one),
-            several => stream.poll_write_vectored(cx, several as &[IoSlice<'_>]),
+        let written = if let Some(one) = out.only(buffer) {
+            stream.poll_write(cx, one)
+        } else {
+            let (slices, count) = out.slices(buffer);
+            stream.poll_write_vectored(cx, &slices[..count])
         };
         match written {
             Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
