@@ -33,13 +33,14 @@ class Seen:
 
     def __init__(self):
         self.lock = threading.Lock()
-        self.transactions = 0
+        self.transactions = self.logins = 0
         self.wrong = []
         self.errors = {}
 
-    def done(self):
+    def done(self, login=False):
         with self.lock:
             self.transactions += 1
+            self.logins += login
 
     def says_wrong(self, text):
         with self.lock:
@@ -81,7 +82,7 @@ class Client:
             plan["host"], plan["port"], plan["user"], plan["database"], plan["password"], 120.0, application_name=APPLICATION, **plan["startup"]
         )
         connection.prepare("own", "SELECT n FROM background.account WHERE id = $1")
-        self.seen.done()
+        self.seen.done(login=True)
         return connection
 
     def _leave(self):
@@ -128,7 +129,8 @@ def main():
     for thread in threads:
         thread.join()
     errors = dict(sorted(seen.errors.items(), key=lambda item: -item[1])[:10])
-    print(json.dumps({"transactions": seen.transactions, "wrong": len(seen.wrong), "wrong_examples": seen.wrong[:10], "errors": errors}))
+    told = {"transactions": seen.transactions, "logins": seen.logins}
+    print(json.dumps({**told, "wrong": len(seen.wrong), "wrong_examples": seen.wrong[:10], "errors": errors}))
 
 
 if __name__ == "__main__":

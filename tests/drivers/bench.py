@@ -132,7 +132,10 @@ def _measure(suite, place, column, expected, pooler, logs):
         seen = sampler.stop() if sampler else {}
     figures = {"background": json.loads(said)}
     if sampler:
-        figures.update(seen, servers=_servers(suite, column), own_transactions=seen["transactions"] - figures["background"]["transactions"])
+        others = figures["background"]
+        figures.update(seen, servers=_servers(suite, column), own_transactions=seen["transactions"] - others["transactions"])
+        # In Session mode a background client's visit is one checkout, else each of its transactions.
+        figures["own_checkouts"] = seen["checkouts"] - others["logins" if column == "session" else "transactions"]
     return Run(tests, seconds, figures)
 
 
@@ -163,6 +166,8 @@ class Sampler:
                 continue
             held += client["activity"] in ("active", "holding")
             pinned += client["pinned"] is not None
+        # The clients are looked at one after the other, so that a server may be seen with two of them.
+        held = min(held, sum(pool["connections"]["in_use"] for pool in status["pools"]))
         self.held, self.pinned = max(self.held, held), max(self.pinned, pinned)
 
     def stop(self):

@@ -135,8 +135,7 @@ def _row(seen):
     wrong = f"{others['wrong']}, {sum(others['errors'].values())}"
     if seen["background_pinned"]:
         wrong += f"; pinned: {', '.join(seen['background_pinned'])}"
-    own = seen["checkouts"] - others["transactions"]
-    cells = (seen["servers"], seen["own_transactions"], max(own, 0))
+    cells = (seen["servers"], seen["own_transactions"], seen["own_checkouts"])
     return [*map(_number, cells), pins, str(seen["most_pinned"]), str(seen["most_held"]), _number(others["transactions"]), wrong]
 
 

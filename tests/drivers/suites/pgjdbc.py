@@ -11,7 +11,8 @@ PACKAGES = [f"**/test/{name}/*Test" for name in ("core", "extensions", "jdbc2", 
 # Tests of logging in to PostgreSQL by its methods, as roles of their own.
 PACKAGES += ["!**/RequireAuthTest", "!**/ScramTest", "!**/DatabaseMetaDataHideUnprivilegedObjectsTest"]
 # It sends COPY data until the backend whose process id the driver was given has ended: through a pooler, for ever.
-PACKAGES += ["!CopyTest#lockReleaseOnCancelFailure"]
+ENDLESS = "!CopyTest#lockReleaseOnCancelFailure"
+PACKAGES.append(ENDLESS)
 
 
 class Pgjdbc(base.Suite):
@@ -64,5 +65,8 @@ class PgjdbcCore(Pgjdbc):
     name = "pgjdbc-core"
 
     def classes(self):
-        return ["BatchExecuteTest", "ServerPreparedStmtTest", "ServerCursorTest", "CursorFetchTest", "CopyTest", "CopyLargeFileTest", "NotifyTest",
-                "GeneratedKeysTest", "PreparedStatementTest", "AutoRollbackTest", "SearchPathLookupTest"]
+        names = (
+            "BatchExecuteTest ServerPreparedStmtTest ServerCursorTest CursorFetchTest CopyTest CopyLargeFileTest NotifyTest GeneratedKeysTest"
+            " PreparedStatementTest SearchPathLookupTest SchemaTest"
+        )
+        return [*names.split(), ENDLESS]
