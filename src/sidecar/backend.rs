@@ -342,32 +342,29 @@ impl Backend for PgBackend {
         }
     }
 
-    fn look(&self, conn: &mut Box<PgConn>) -> bool {
+    fn look(&self, conn: &mut Box<PgConn>) -> Result<(), CloseReason> {
         if self.has_moved(conn) {
-            return false;
+            return Err(CloseReason::Disconnected);
         }
         let mut cx = Context::from_waker(Waker::noop());
         loop {
             match conn.stream.poll_readable(&mut cx) {
-                Poll::Pending => return conn.input.is_empty(),
-                Poll::Ready(Err(_)) => return false,
+                Poll::Pending => return conn.hear_unasked(),
+                Poll::Ready(Err(_)) => return Err(CloseReason::Disconnected),
                 Poll::Ready(Ok(())) => {}
             }
             let read = conn.stream.poll_read(&mut cx, conn.input.space(&self.buffers, buffer::SMALL));
-            let usable = match read {
-                Poll::Pending => {
-                    conn.input.rest(&self.buffers);
-                    return conn.input.is_empty();
-                }
+            let heard = match read {
                 Poll::Ready(Ok(n)) if n > 0 => {
                     conn.input.filled(n);
-                    conn.hear_unasked()
+                    conn.hear_unasked().map(|()| false)
                 }
-                Poll::Ready(_) => false,
+                Poll::Ready(_) => Err(CloseReason::Disconnected),
+                Poll::Pending => conn.hear_unasked().map(|()| true),
             };
             conn.input.rest(&self.buffers);
-            if !usable {
-                return false;
+            if heard? {
+                return Ok(());
             }
         }
     }
