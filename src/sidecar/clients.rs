@@ -130,9 +130,9 @@ impl Client {
         idle.map(|now| Duration::from_secs(now.saturating_sub(second)))
     }
 
-    /// Notes that session state binds the client to its server.
-    pub fn set_pinned(&self, pin: Pin) {
-        self.pinned.store(pin as u8 + 1, Relaxed);
+    /// Notes that session state binds the client to its server, or no more.
+    pub fn set_pinned(&self, pin: Option<Pin>) {
+        self.pinned.store(pin.map_or(0, |pin| pin as u8 + 1), Relaxed);
     }
 
     /// Counts finished transactions. Only the client's own task may call it.
@@ -157,7 +157,8 @@ impl Client {
         match &*held {
             // Counted under the lock: a client that lets go of the server afterwards sees it.
             Some(target) => target.begin().then(|| Arc::clone(target)),
-            None if self.activity() == Activity::Waiting => {
+            // Waiting: it is taken out of the queue. Active: its server is being made ready, and gets it then.
+            None if matches!(self.activity(), Activity::Waiting | Activity::Active) => {
                 self.signal(signal::CANCEL);
                 None
             }
