@@ -40,6 +40,24 @@ apt_install() {
 # need COMMAND PACKAGE…: installs the packages if the command is missing.
 need() { local command=$1; shift; command -v "$command" >/dev/null || apt_install "$@"; }
 
+# cargo_tool NAME VERSION [OPTION…]: prints the program of a tool from crates.io, built once and kept by version.
+cargo_tool() {
+  local name=$1 version=$2 root; shift 2
+  root=$POOLKEEPER_CACHE/cargo-tools/$name-$version
+  if [ ! -x "$root/bin/$name" ]; then
+    say "building $name $version once (some minutes; kept in $root)" >&2
+    mkdir -p "$root"
+    (
+      flock 9 # of two runs at once the second finds it built
+      [ -x "$root/bin/$name" ] && exit
+      build=$(mktemp -d); trap 'rm -rf "$build"' EXIT
+      # Unoptimised: it does little itself and would build for many minutes.
+      CARGO_TARGET_DIR=$build cargo install --quiet --locked --profile dev "$@" --root "$root" "$name@$version" >&2
+    ) 9>"$root.lock" || die "building $name $version failed (above)"
+  fi
+  echo "$root/bin/$name"
+}
+
 # Prints the folder of PostgreSQL's server programs: $PGBIN, else the newest of Debian's, else wherever initdb is; nothing if there is none.
 postgres_bin() {
   if [ -n "${PGBIN:-}" ]; then echo "$PGBIN"; return; fi

@@ -154,6 +154,12 @@ mod tests {
     }
 
     #[test]
+    fn what_a_document_calls_a_field_stays_on_one_line() {
+        let text = format!("{POLICY}\"a\\n\\e[31mb\": {{ }}\n");
+        assert_eq!(problems(&text), ["a\\n\\u{1b}[31mb: is unknown: remove it"]);
+    }
+
+    #[test]
     fn aliases_that_grow_without_end_are_refused() {
         let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
         for i in 1..12 {

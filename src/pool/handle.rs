@@ -97,11 +97,6 @@ impl<B: Backend> Pool<B> {
         self.0.tell(Event::Reconfigure { config, replace });
     }
 
-    /// Every connection opened before now is replaced when it is to be lent next.
-    pub fn invalidate(&self) {
-        self.0.tell(Event::Invalidate);
-    }
-
     /// The settings that hold now.
     pub fn config(&self) -> Config {
         self.0.lock().engine.config().clone()

@@ -98,8 +98,6 @@ pub enum Event<K> {
         /// What becomes of the connections that are open.
         replace: Replace,
     },
-    /// All that were opened before now are suspect: each is replaced when it is to be lent next.
-    Invalidate,
     /// Time has passed; due at [`Engine::due`](super::Engine::due) at the latest.
     Tick,
     /// No more requests; whatever is open is closed as soon as it is free.

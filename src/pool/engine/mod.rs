@@ -177,7 +177,6 @@ impl<K: Clone + Eq> Engine<K> {
             Event::OpenFailed { conn } => self.open_failed(conn, now, fx),
             Event::Closed { conn, ended } => self.closed(conn, ended, now, fx),
             Event::Reconfigure { config, replace } => self.reconfigure(config, replace, now, fx),
-            Event::Invalidate => self.invalidated_at = Some(now),
             Event::Tick => self.tick(now, fx),
             Event::Close => self.close(fx),
         }
@@ -308,9 +307,7 @@ impl<K: Clone + Eq> Engine<K> {
 
     /// Makes sure that a Tick comes at `at` or before.
     fn arm(&mut self, at: Instant) {
-        if self.alarm.is_none_or(|alarm| at < alarm) {
-            self.alarm = Some(at);
-        }
+        self.alarm = Some(self.alarm.map_or(at, |alarm| alarm.min(at)));
     }
 }
 

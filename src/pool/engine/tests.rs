@@ -66,6 +66,11 @@ impl Bench {
         self.on(Event::Discard { conn, reason: CloseReason::Disconnected, invalidate: false })
     }
 
+    /// A server was lost just now: all that were opened before are suspect.
+    fn invalidate(&mut self) {
+        self.engine.invalidated_at = Some(self.now);
+    }
+
     fn ended(&mut self, conn: ConnId) -> Vec<Fx> {
         self.on(Event::Closed { conn, ended: true })
     }

@@ -124,7 +124,7 @@ fn one_stale_connection_is_closed_per_checkout() {
     let out = [b.lend('a'), b.lend('a')];
     let _ = out.map(|conn| b.back(conn));
     b.now += secs(1);
-    b.on(Event::Invalidate);
+    b.invalidate();
     let fx = b.request('a');
     assert_eq!(closes(&fx), [(out[0], CloseReason::Invalidated)]);
     assert_eq!(b.physical(), (1, 0, 1, 1));
@@ -213,7 +213,7 @@ fn a_connection_from_before_an_invalidation_does_not_move_it() {
     let mut b = Bench::new(settings());
     let old = b.lend('a');
     b.now += secs(1);
-    b.on(Event::Invalidate);
+    b.invalidate();
     b.now += secs(1);
     let new = b.lend('a');
     b.back(new);
@@ -228,7 +228,7 @@ fn a_connection_from_before_an_invalidation_does_not_move_it() {
 fn a_connection_opened_at_the_moment_of_an_invalidation_does_not_move_it_either() {
     let mut b = Bench::new(settings());
     let at = b.now;
-    b.on(Event::Invalidate);
+    b.invalidate();
     let conn = b.lend('a');
     b.now += secs(1);
     b.on(Event::Discard { conn, reason: CloseReason::Disconnected, invalidate: true });

@@ -145,7 +145,7 @@ fn a_probe_replaces_a_stale_connection() {
     let one = b.lend('a');
     b.back(one);
     b.now += secs(1);
-    b.on(Event::Invalidate);
+    b.invalidate();
     let request = RequestId(50);
     let fx = b.on(Event::Probe { request, key: 'p' });
     assert_eq!(closes(&fx), [(one, CloseReason::Invalidated)]);
