@@ -176,7 +176,12 @@ impl Session<'_> {
         for (name, value, before) in std::mem::take(&mut self.told) {
             let known = REPORTED.contains(&name.as_str()) && !self.model.hidden.contains(&name);
             let now = self.shown(&name);
-            if known && value != before && value != now {
+            // An error takes back at once what its transaction has set.
+            let began = self.model.saved.as_ref().map(|saved| {
+                let model = Model { now: (**saved).clone(), startup: self.model.startup.clone(), ..Model::default() };
+                model.shown(&name, self.world.default(&name)).to_owned()
+            });
+            if known && value != before && value != now && began.as_ref() != Some(&value) {
                 let details = format!("{name} was told to be {value:?}; it was {before:?} and is {now:?}");
                 return Err(self.violated(Kind::Leak, "a ParameterStatus that is not this session's", &details));
             }
