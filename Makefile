@@ -7,7 +7,7 @@ ifeq ($(CI),true)
 export CARGO_TARGET_DIR ?= $(shell . scripts/lib.sh && echo $$POOLKEEPER_CACHE)/target
 endif
 
-.PHONY: help demo demo-local test bench check lint fmt crd docs mutants setup clean
+.PHONY: help demo demo-local test bench check lint fmt crd docs mutants fuzz setup clean
 
 help: ## this list
 	@echo "Poolkeeper: a PostgreSQL pooler whose pool is resized while it serves. Targets:"
@@ -42,6 +42,9 @@ docs: ## writes the settings' table into the docs and the README from the types
 
 mutants: ## breaks the pool and the wire in small ways and sees whether a test notices (long; MUTANTS="-f src/pool/config.rs" for some)
 	@scripts/mutants $(MUTANTS)
+
+fuzz: ## feeds bytes of all kinds to whatever reads bytes, ten minutes each (FUZZ="startup scram" for some, SECONDS_EACH=60 for less)
+	@scripts/fuzz $(FUZZ)
 
 setup: ## installs what the other targets need
 	@scripts/setup
