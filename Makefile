@@ -7,11 +7,11 @@ ifeq ($(CI),true)
 export CARGO_TARGET_DIR ?= $(shell . scripts/lib.sh && echo $$POOLKEEPER_CACHE)/target
 endif
 
-.PHONY: help demo demo-local test bench check lint fmt crd docs mutants fuzz setup clean
+.PHONY: help demo demo-local test bench check lint fmt crd docs mutants fuzz soak isolation-mutations setup clean
 
 help: ## this list
 	@echo "Poolkeeper: a PostgreSQL pooler whose pool is resized while it serves. Targets:"
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/' | while IFS=$$'\t' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/' | while IFS=$$'\t' read -r name text; do printf '  make %-19s %s\n' "$$name" "$$text"; done
 
 demo: demo-local ## the whole thing, shown in about a minute: PostgreSQL, the sidecar, a load, and changes under it
 
@@ -45,6 +45,12 @@ mutants: ## breaks the pool and the wire in small ways and sees whether a test n
 
 fuzz: ## feeds bytes of all kinds to whatever reads bytes, ten minutes each (FUZZ="startup scram" for some, SECONDS_EACH=60 for less)
 	@scripts/fuzz $(FUZZ)
+
+soak: ## many clients on few servers for long: does anybody meet another's session? (ISOLATION_OPERATIONS=500000)
+	@scripts/soak
+
+isolation-mutations: ## switches each safety rule off in turn and sees whether that stress notices (long; writes docs/isolation.md)
+	@scripts/isolation-mutations
 
 setup: ## installs what the other targets need
 	@scripts/setup

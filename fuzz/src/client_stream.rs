@@ -109,7 +109,8 @@ impl Play {
         let rest = self.pair.untaken();
         assert!(matches!(frame::whole(rest), Ok(None)) || rest.is_empty(), "a whole message lies about: {rest:?}");
         // A batch of which the pooler has answered all so far is not over either without its Sync.
-        let synced = messages(&self.sent).last().is_some_and(|last| self.sent.ends_with(last) && b"SQF".contains(&last[0]));
+        let synced =
+            messages(&self.sent).last().is_some_and(|last| self.sent.ends_with(last) && b"SQF".contains(&last[0]));
         if self.server.is_idle() && rest.is_empty() && synced {
             assert!(self.pair.exchange.is_free(), "idle and not free: {:?}", self.pair.exchange);
         }

@@ -106,6 +106,8 @@ pub struct Exchange {
     failed: bool,
     /// Extended messages were sent since the last Sync.
     batch: bool,
+    /// Something has answered the simple Query or the FunctionCall of the moment: it can be over.
+    completed: bool,
     copy: Copy,
     /// Syncs of which only the server knows whether it ignored them (during COPY) or will answer.
     maybe: u32,
@@ -113,7 +115,15 @@ pub struct Exchange {
 
 impl Default for Exchange {
     fn default() -> Self {
-        Self { owed: VecDeque::new(), status: b'I', failed: false, batch: false, copy: Copy::No, maybe: 0 }
+        Self {
+            owed: VecDeque::new(),
+            status: b'I',
+            failed: false,
+            batch: false,
+            completed: false,
+            copy: Copy::No,
+            maybe: 0,
+        }
     }
 }
 
@@ -271,10 +281,14 @@ impl Exchange {
         match (tag, expect) {
             // Rows first: the path of a query.
             (b'D' | b'd' | b'c', Some(Expect::Query | Expect::Execute)) => Ok(Verdict::Forward),
-            (b'C' | b'N' | b'S', Some(Expect::OwnQuery)) => Ok(Verdict::Swallow),
+            (b'C' | b'N' | b'S', Some(Expect::OwnQuery)) => {
+                self.completed |= tag == b'C';
+                Ok(Verdict::Swallow)
+            }
             (b'E', Some(Expect::OwnQuery)) => wrong,
             (b'N' | b'S' | b'A', _) => Ok(Verdict::Forward),
             (b'T' | b'C' | b'I' | b'H' | b'G', Some(Expect::Query)) => {
+                self.completed |= matches!(tag, b'C' | b'I');
                 if tag == b'G' {
                     self.copy_starts();
                 } else if tag == b'C' {
@@ -299,7 +313,10 @@ impl Exchange {
             }
             (b't', Some(Expect::DescribeStatement)) => Ok(Verdict::Forward),
             (b'T' | b'n', Some(Expect::DescribeStatement | Expect::DescribePortal)) => Ok(self.answered(names, cache)),
-            (b'V', Some(Expect::Function)) => Ok(Verdict::Forward),
+            (b'V', Some(Expect::Function)) => {
+                self.completed = true;
+                Ok(Verdict::Forward)
+            }
             (b'Z', _) => self.ready(body, names, cache).ok_or(OutOfStep { tag, expected: expect }),
             (b'E', _) => {
                 self.error(names, cache);
@@ -356,7 +373,17 @@ impl Exchange {
     fn ready(&mut self, body: &[u8], names: &mut Names, cache: &mut Cache) -> Option<Verdict> {
         let [status @ (b'I' | b'T' | b'E')] = *body else { return None };
         match self.owed.front() {
-            Some(Owed { expect: Expect::Query | Expect::OwnQuery | Expect::Function | Expect::Sync, .. }) => {
+            // Ready, and nothing was done: it answers something else, and what was asked for is still to come.
+            Some(Owed { expect: Expect::Query | Expect::OwnQuery | Expect::Function, .. })
+                if !self.completed && self.maybe == 0 =>
+            {
+                None
+            }
+            Some(Owed { expect, .. })
+                if *expect == Expect::Sync
+                    || self.completed && matches!(expect, Expect::Query | Expect::OwnQuery | Expect::Function) =>
+            {
+                self.completed = false;
                 self.status = status;
                 self.copy = Copy::No;
                 Some(self.answered(names, cache))
@@ -376,6 +403,7 @@ impl Exchange {
     fn error(&mut self, names: &mut Names, cache: &mut Cache) {
         self.copy = Copy::No;
         if let Some(Owed { expect: Expect::Query | Expect::Function | Expect::Sync, .. }) = self.owed.front() {
+            self.completed = true;
             return;
         }
         let mut skipped = false;

@@ -42,9 +42,13 @@ pub trait Backend: Send + Sync + 'static {
     /// Asks for a sign of life, within a limit of the backend's own; never cancelled.
     fn ping(&self, conn: &mut Self::Conn) -> impl Future<Output = Result<(), PingError<Self::Error>>> + Send;
 
-    /// A look without a round trip: `false` if EOF or bytes nobody can explain have come: not usable.
+    /// A look without a round trip.
     /// Called under the pool's lock: it must neither block nor call the pool.
-    fn look(&self, conn: &mut Self::Conn) -> bool;
+    ///
+    /// # Errors
+    /// If the connection is not usable: why it is to be closed. [`CloseReason::Disconnected`] if the server has ended
+    /// it, [`CloseReason::Protocol`] if bytes have come that nobody asked for.
+    fn look(&self, conn: &mut Self::Conn) -> Result<(), CloseReason>;
 
     /// Says goodbye and waits until the server has ended the connection, or until the backend's own deadline.
     fn close(&self, conn: Self::Conn, reason: CloseReason) -> impl Future<Output = CloseOutcome> + Send;

@@ -19,7 +19,6 @@ use super::backend::Backend;
 use super::checkout::Checkout;
 use super::config::Config;
 use super::engine::{ConnId, Engine, Event, Replace, RequestId};
-use super::reason::CloseReason;
 use super::state::{State, Wait};
 use super::stats::Stats;
 use super::tasks::{self, Doing};
@@ -205,9 +204,7 @@ impl<B: Backend> Shared<B> {
         let mut after = state.on(self, Event::Tick, now);
         if look {
             for conn in state.engine.idle().collect::<Vec<_>>() {
-                let alive = state.conn_mut(conn).is_some_and(|live| self.backend.look(live));
-                if !alive {
-                    let reason = CloseReason::Disconnected;
+                if let Err(reason) = state.look(self, conn) {
                     let event = Event::Unfit { conn, request: None, reason, invalidate: false };
                     after.append(state.on(self, event, now));
                 }

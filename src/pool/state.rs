@@ -202,14 +202,18 @@ impl<B: Backend> State<B> {
             after.jobs.push(Job::Ping { conn, live, request });
             return;
         }
-        let usable = fresh || self.conn_mut(conn).is_some_and(|live| shared.backend.look(live));
-        if usable {
-            self.settle(request, Wait::Granted { conn, fresh }, after);
-        } else {
-            let reason = CloseReason::Disconnected;
-            let event = Event::Unfit { conn, request: Some(request), reason, invalidate: false };
-            self.engine.on(event, now, &mut self.fx);
+        match if fresh { Ok(()) } else { self.look(shared, conn) } {
+            Ok(()) => self.settle(request, Wait::Granted { conn, fresh }, after),
+            Err(reason) => {
+                let event = Event::Unfit { conn, request: Some(request), reason, invalidate: false };
+                self.engine.on(event, now, &mut self.fx);
+            }
         }
+    }
+
+    /// Whether an idle connection is usable, as far as can be seen without asking it.
+    pub fn look(&mut self, shared: &Shared<B>, conn: ConnId) -> Result<(), CloseReason> {
+        self.conn_mut(conn).map_or(Err(CloseReason::Disconnected), |live| shared.backend.look(live))
     }
 
     /// `request` has come to its end.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::catalog;
 use super::database::{Database, Registered, Settings};
 use super::source::{Policy, State};
 use crate::pg::auth::scram::Salt;
@@ -72,6 +73,7 @@ impl Agent {
                 tokio::spawn(async move { pool.run(stop).await });
                 let (backend, stop) = (Arc::clone(&database.backend), self.stop.clone());
                 tokio::spawn(async move { backend.follow_name(stop).await });
+                tokio::spawn(catalog::watch(Arc::clone(&database), self.stop.clone()));
                 self.registered.add(database);
             }
         }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::catalog::{Catalog, Witness};
 use super::connect_errors::ConnectErrors;
 use super::database::Settings;
 use super::proxy::buffer::{self, Buffer, Outgoing};
@@ -22,6 +23,7 @@ use crate::pg::startup::StartupSet;
 use crate::pg::stream::Stream;
 use crate::pool::{Backend, CloseOutcome, CloseReason, PingError, Replace};
 
+pub mod rows;
 mod simple;
 
 /// A ping and a reset must end within this time, or the server is closed.
@@ -158,6 +160,8 @@ pub struct PgBackend {
     has_connected: AtomicBool,
     /// The server refused `client_connection_check_interval` (decision 2); not asked again in this generation.
     bare_login: AtomicBool,
+    /// Told by each server's connection of what is defined there.
+    catalog: Arc<Catalog>,
 }
 
 impl PgBackend {
@@ -172,7 +176,13 @@ impl PgBackend {
             names: RwLock::new(None),
             has_connected: AtomicBool::new(false),
             bare_login: AtomicBool::new(false),
+            catalog: Arc::default(),
         }
+    }
+
+    /// What is known of the catalog.
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
     }
 
     fn settings(&self) -> Arc<Settings> {
@@ -265,7 +275,7 @@ impl PgBackend {
             sequences_of: None,
             application: None,
             input: Buffer::holding(&session.leftover, &self.buffers),
-            egress: Egress::default(),
+            egress: Egress::seen_by(Witness::new(Arc::clone(&self.catalog))),
             to_client: Outgoing::default(),
             to_server: Outgoing::default(),
             cancel: Arc::new(CancelTarget {
@@ -332,32 +342,29 @@ impl Backend for PgBackend {
         }
     }
 
-    fn look(&self, conn: &mut Box<PgConn>) -> bool {
+    fn look(&self, conn: &mut Box<PgConn>) -> Result<(), CloseReason> {
         if self.has_moved(conn) {
-            return false;
+            return Err(CloseReason::Disconnected);
         }
         let mut cx = Context::from_waker(Waker::noop());
         loop {
             match conn.stream.poll_readable(&mut cx) {
-                Poll::Pending => return conn.input.is_empty(),
-                Poll::Ready(Err(_)) => return false,
+                Poll::Pending => return conn.hear_unasked(),
+                Poll::Ready(Err(_)) => return Err(CloseReason::Disconnected),
                 Poll::Ready(Ok(())) => {}
             }
             let read = conn.stream.poll_read(&mut cx, conn.input.space(&self.buffers, buffer::SMALL));
-            let usable = match read {
-                Poll::Pending => {
-                    conn.input.rest(&self.buffers);
-                    return conn.input.is_empty();
-                }
+            let heard = match read {
                 Poll::Ready(Ok(n)) if n > 0 => {
                     conn.input.filled(n);
-                    conn.hear_unasked()
+                    conn.hear_unasked().map(|()| false)
                 }
-                Poll::Ready(_) => false,
+                Poll::Ready(_) => Err(CloseReason::Disconnected),
+                Poll::Pending => conn.hear_unasked().map(|()| true),
             };
             conn.input.rest(&self.buffers);
-            if !usable {
-                return false;
+            if heard? {
+                return Ok(());
             }
         }
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 
 use super::backend::PgBackend;
+use super::catalog::Catalog;
 use super::clients::Clients;
 pub use super::settings::Settings;
 use super::stats::Worker;
@@ -41,6 +42,8 @@ pub struct Database {
     pub workers: Vec<Worker>,
     /// The probe's view of it.
     pub health: Health,
+    /// Whether anything in it can touch a session.
+    pub catalog: Arc<Catalog>,
     /// Prepared statements by text, shared by all clients.
     pub statements: Registry,
     settings: RwLock<Arc<Settings>>,
@@ -56,6 +59,7 @@ impl Database {
         Self {
             alias: settings.policy.database.alias.clone(),
             pool: Pool::new(Arc::clone(&backend), settings.policy.pool.clone()),
+            catalog: Arc::clone(backend.catalog()),
             backend,
             workers: (0..workers).map(|_| Worker::default()).collect(),
             health: Health::default(),
@@ -83,6 +87,7 @@ impl Database {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&settings);
         self.version.store(settings.version, Relaxed);
         if replace.is_some() {
+            self.catalog.forget();
             self.welcomes.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
         self.pool.reconfigure(settings.policy.pool.clone(), replace.unwrap_or(crate::pool::Replace::Keep));

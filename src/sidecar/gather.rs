@@ -140,6 +140,7 @@ fn pool(database: &Database, orphaned: bool, now: Instant) -> status::Pool {
         connections: connections(&database.pool.stats()),
         traffic: traffic(&database.workers),
         server: status::Server { errors: database.backend.errors().all(), degraded: degraded.into_iter().collect() },
+        catalog: database.catalog.status(now),
     }
 }
 

@@ -292,6 +292,16 @@ fn traffic(f: &mut Families<'_, '_>) -> fmt::Result {
         p.traffic.prepares
     })?;
     f.counter("statements_reused", "Parse messages answered without the server.", None, |p| p.traffic.prepare_hits)?;
+    f.gauge(
+        "catalog_quiet",
+        "1 if nothing in the database can touch a session, 0 if something can; absent until it was read.",
+        None,
+        |p| match p.catalog.verdict.as_str() {
+            "quiet" => Some(1.0),
+            "noisy" => Some(0.0),
+            _ => None,
+        },
+    )?;
     f.counters("pins", "Clients bound to a server by session state, by reason.", "reason", |p| &p.traffic.pins)
 }
 

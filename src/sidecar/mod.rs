@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod backend;
+pub mod catalog;
 pub mod clients;
 pub mod connect_errors;
 pub mod database;

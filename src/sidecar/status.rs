@@ -103,6 +103,8 @@ pub struct Pool {
     pub traffic: Traffic,
     /// What logging in to the server taught.
     pub server: Server,
+    /// Whether anything in the database can touch a session.
+    pub catalog: Catalog,
 }
 
 /// Whether a database answers.
@@ -252,6 +254,29 @@ pub struct Server {
     pub errors: Vec<ErrorCount>,
     /// What had to be done without.
     pub degraded: Vec<String>,
+}
+
+/// Whether anything in a database can touch a session behind an ordinary statement's back.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Catalog {
+    /// The last reading: `unknown`, `quiet` or `noisy`.
+    pub verdict: String,
+    /// Whether the database counts as quiet now: not before a definition that was seen here has been read, nor after a
+    /// time in which nobody used it.
+    pub quiet: bool,
+    /// What makes it noisy, each with its reason; not all, if there is much.
+    pub names: Vec<String>,
+    /// How many there are beside those.
+    pub more: usize,
+    /// A trigger runs at every login.
+    pub login_trigger: bool,
+    /// Seconds since the verdict was last found to hold.
+    pub read_seconds_ago: Option<f64>,
+    /// How long the last reading took, in milliseconds.
+    pub milliseconds: Option<f64>,
+    /// Why the last look at the catalog went wrong, if it did.
+    pub failure: Option<String>,
 }
 
 /// One connected client.

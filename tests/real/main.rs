@@ -8,6 +8,7 @@ mod support;
 
 mod auth;
 mod bounds;
+mod catalog;
 mod limit;
 mod modes;
 mod reload;

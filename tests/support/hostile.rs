@@ -24,6 +24,11 @@ impl Events {
         self.0.lock().unwrap().iter().any(|event| event == what)
     }
 
+    /// Forgets them.
+    pub fn clear(&self) {
+        self.0.lock().unwrap().clear();
+    }
+
     /// All of them so far.
     pub fn all(&self) -> Vec<String> {
         self.0.lock().unwrap().clone()
@@ -64,6 +69,7 @@ impl Server {
                         let number = count.fetch_add(1, Ordering::SeqCst);
                         let script = Arc::clone(&script);
                         stream.set_nonblocking(false).unwrap();
+                        stream.set_nodelay(true).unwrap();
                         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
                         thread::spawn(move || {
                             let mut session = Session { stream, pending: vec![], cancelled: None, minor: 0 };
@@ -173,6 +179,10 @@ impl Session {
                 return Ok(());
             }
             let text = match tag {
+                // It has no catalog.
+                b'Q' if body.starts_with(b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY") => {
+                    Some(fe::all(&[error(&[(b'S', "ERROR"), (b'C', "0A000"), (b'M', "no catalog")]), ready(b'I')]))
+                }
                 b'Q' | b'P' => special(&String::from_utf8_lossy(&body)),
                 _ => None,
             };

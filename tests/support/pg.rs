@@ -194,6 +194,13 @@ impl Postgres {
         self.wait();
     }
 
+    /// Makes a server that is stopped a standby of nobody: in recovery, and open for reading.
+    pub fn become_standby(&self) {
+        let path = self.dir.path().join("data/standby.signal");
+        fs::write(&path, "").unwrap();
+        own(&path);
+    }
+
     /// Adds lines to postgresql.conf and has the server read it again.
     pub fn configure(&self, lines: &[&str]) {
         let path = self.dir.path().join("data/postgresql.auto.conf");

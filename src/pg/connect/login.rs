@@ -73,7 +73,26 @@ pub(super) async fn login(
         }
     }
     ready.leftover = wire.buf.split_off(wire.at);
-    Ok(ready)
+    match unasked(&ready.leftover) {
+        Some(tag) => Err(unexpected(*phase, tag)),
+        None => Ok(ready),
+    }
+}
+
+/// The first message behind ReadyForQuery that a server may not send unasked: the first client would take it, or what
+/// it shifts, for an answer.
+fn unasked(mut rest: &[u8]) -> Option<u8> {
+    while let Some(tag) = rest.first() {
+        if !matches!(tag, b'N' | b'S') {
+            return Some(*tag);
+        }
+        match frame::header(rest) {
+            Ok(Some(header)) => rest = rest.get(header.total()..).unwrap_or_default(),
+            Ok(None) => break,
+            Err(_) => return Some(*tag),
+        }
+    }
+    None
 }
 
 fn unexpected(phase: Phase, tag: u8) -> ConnectError {

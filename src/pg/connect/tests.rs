@@ -111,14 +111,30 @@ fn answers(bytes: Vec<u8>) -> Vec<Act> {
 #[tokio::test]
 async fn what_a_server_tells_is_kept() {
     let mut bytes = ready();
-    bytes.extend(b"more");
+    bytes.extend(b"N\0\0\0\x05\0");
     let server = fake(vec![answers(bytes)]).await;
     let session = log_in(&target(server.port)).await.unwrap();
     assert_eq!((session.pid, &*session.key, session.has_key), (42, &b"secretkey"[..], true));
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     assert_eq!(session.parameters, [pair("server_version", "15.1"), pair("TimeZone", "CET")]);
-    assert_eq!(session.leftover, b"more");
+    assert_eq!(session.leftover, b"N\0\0\0\x05\0");
     assert_eq!((session.credential, session.bare, session.tls), (0, true, None));
+}
+
+#[tokio::test]
+async fn what_nobody_asked_for_behind_ready_ends_the_login() {
+    let notice = b"N\0\0\0\x05\0";
+    for (more, fine) in [
+        (&b"Z\0\0\0\x05I"[..], false),
+        (b"D", false),
+        (&[notice, &b"C\0\0\0\x04"[..]].concat(), false),
+        (b"N\0\0\0\0", false),
+        (&notice.repeat(2), true),
+        (&[notice, &b"S\0"[..]].concat(), true),
+    ] {
+        let server = fake(vec![answers([ready(), more.to_vec()].concat())]).await;
+        assert_eq!(log_in(&target(server.port)).await.is_ok(), fine, "{more:?}");
+    }
 }
 
 #[tokio::test]

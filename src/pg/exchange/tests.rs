@@ -98,6 +98,27 @@ fn a_simple_query_is_over_with_ready_for_query() {
 }
 
 #[test]
+fn ready_for_query_alone_answers_no_query() {
+    for expect in [Expect::Query, Expect::OwnQuery, Expect::Function] {
+        let mut pair = Pair::default();
+        pair.exchange.query(expect, false);
+        assert_eq!(pair.try_hear("Z").unwrap_err(), OutOfStep { tag: b'Z', expected: Some(expect) });
+    }
+    // Not even behind one that was answered.
+    let mut pair = Pair::default();
+    pair.exchange.query(Expect::Query, false);
+    pair.exchange.query(Expect::Query, false);
+    assert_eq!(pair.hear("CZN"), "CZN");
+    assert!(pair.try_hear("Z").is_err());
+    for answers in ["IZ", "EZ", "TDCZ"] {
+        let mut pair = Pair::default();
+        pair.exchange.query(Expect::Query, false);
+        pair.hear(answers);
+        assert!(pair.exchange.is_free(), "{answers}");
+    }
+}
+
+#[test]
 fn several_statements_in_one_query_have_one_ready_for_query() {
     let mut pair = Pair::default();
     pair.exchange.query(Expect::Query, false);

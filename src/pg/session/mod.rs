@@ -1,4 +1,5 @@
 //! Whose state a server session carries.
 
+pub mod catalog;
 pub mod prepared;
 pub mod scan;

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{advance, timeout};
 
 use super::*;
+use crate::pool::CloseReason;
 use crate::pool::backend::{CloseOutcome, PingError};
 use crate::pool::checkout::{CheckoutError, Lease};
 use crate::pool::config::{Order, Settings};
@@ -106,8 +107,8 @@ impl Backend for Fake {
         self.ping.lock().unwrap().clone()
     }
 
-    fn look(&self, conn: &mut u64) -> bool {
-        *conn != self.dead.load(SeqCst)
+    fn look(&self, conn: &mut u64) -> Result<(), CloseReason> {
+        if *conn == self.dead.load(SeqCst) { Err(CloseReason::Disconnected) } else { Ok(()) }
     }
 
     async fn close(&self, _: u64, reason: CloseReason) -> CloseOutcome {

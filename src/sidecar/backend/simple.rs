@@ -7,7 +7,8 @@ use tokio::io::AsyncWriteExt;
 
 use super::PgConn;
 use crate::pg::frame;
-use crate::pg::message;
+use crate::pg::message::{self, ErrorFields};
+use crate::pool::CloseReason;
 use crate::sidecar::proxy::buffer::{self, SMALL};
 
 /// What a statement of our own came back with.
@@ -70,25 +71,36 @@ impl PgConn {
         Ok(true)
     }
 
-    /// Takes what a server says while nobody holds it. False if it is not usable any more: an error, a notification
-    /// (somebody's LISTEN), anything else, or a message cut in two.
-    pub fn hear_unasked(&mut self) -> bool {
+    /// Takes what a server says while nobody holds it.
+    ///
+    /// # Errors
+    /// If it is not usable any more: it says goodbye, or something that nobody asked for (an answer, a notification of
+    /// somebody's LISTEN, a message cut in two).
+    pub fn hear_unasked(&mut self) -> Result<(), CloseReason> {
         loop {
             match frame::whole(self.input.bytes()) {
                 Ok(Some(message)) => {
-                    if message.tag == b'S'
-                        && let Some((name, value)) = message::read_parameter_status(message.body)
-                        && let Some(known) = self.parameters.iter_mut().find(|(known, _)| known == name)
-                    {
-                        known.1 = value.to_owned();
-                    } else if message.tag != b'N' && message.tag != b'S' {
-                        return false;
+                    match message.tag {
+                        b'S' => {
+                            if let Some((name, value)) = message::read_parameter_status(message.body)
+                                && let Some(known) = self.parameters.iter_mut().find(|(known, _)| known == name)
+                            {
+                                known.1 = value.to_owned();
+                            }
+                        }
+                        b'N' => {}
+                        b'E' => {
+                            let severity = ErrorFields::parse(message.body).map(|fields| fields.severity);
+                            let goodbye = matches!(severity, Some("FATAL" | "PANIC"));
+                            return Err(if goodbye { CloseReason::Disconnected } else { CloseReason::Protocol });
+                        }
+                        _ => return Err(CloseReason::Protocol),
                     }
                     let total = message.total();
                     self.input.consume(total);
                 }
-                Ok(None) => return self.input.is_empty(),
-                Err(_) => return false,
+                Ok(None) if self.input.is_empty() => return Ok(()),
+                Ok(None) | Err(_) => return Err(CloseReason::Protocol),
             }
         }
     }

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::sidecar::connect_errors::ErrorCount;
-use crate::sidecar::status::{Connections, Health, Server, Traffic};
+use crate::sidecar::status::{Catalog, Connections, Health, Server, Traffic};
 
 fn map(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), *value)).collect()
@@ -45,6 +45,7 @@ fn pool() -> Pool {
             errors: vec![ErrorCount { phase: "auth".into(), class: "28".into(), count: 4 }],
             degraded: Vec::new(),
         },
+        catalog: Catalog { verdict: "quiet".into(), ..Catalog::default() },
         ..Pool::default()
     }
 }
@@ -117,6 +118,7 @@ fn values_are_right() {
         "poolkeeper_pool_utilization_ratio{database=\"orders\"} 0.4",
         "poolkeeper_pool_overflow{database=\"orders\"} 0.0",
         "poolkeeper_pool_limit{database=\"orders\"} 30.0",
+        "poolkeeper_catalog_quiet{database=\"orders\"} 1.0",
         "poolkeeper_connection_errors_total{database=\"orders\",phase=\"auth\",sqlstate_class=\"28\"} 4",
         "poolkeeper_client_received_bytes_total{database=\"orders\"} 1000",
         "poolkeeper_query_duration_seconds_bucket{le=\"0.0001\",database=\"orders\"} 5",

@@ -8,6 +8,7 @@ use crate::pg::frame::{self, HEADER};
 use crate::pg::message::ErrorFields;
 use crate::pg::session::prepared::{Cache, Names, Registry};
 use crate::pg::session::scan;
+use crate::sidecar::catalog::Witness;
 use crate::sidecar::stats::Worker;
 
 /// What stands between one server's bytes and its client.
@@ -24,6 +25,8 @@ pub struct Egress {
     pub own_fault: bool,
     /// The server said 25006: it may have become a standby (wire-cases 77).
     pub read_only: bool,
+    /// Sees what defines something.
+    witness: Option<Witness>,
 }
 
 /// Where a server's messages lead.
@@ -63,6 +66,11 @@ pub struct Seen {
 }
 
 impl Egress {
+    /// Of a server whose definitions are told to `witness`.
+    pub fn seen_by(witness: Witness) -> Self {
+        Self { witness: Some(witness), ..Self::default() }
+    }
+
     /// Whether every byte that was read has been dealt with, and no message is cut in two.
     pub fn is_between_messages(&self, input: &Buffer) -> bool {
         self.pass == 0 && input.is_empty()
@@ -156,9 +164,13 @@ impl Egress {
                 seen.ready += 1;
                 if body == b"I" {
                     seen.ended += 1;
+                    self.witness.iter_mut().for_each(Witness::ended);
                 }
             }
-            b'C' => completed(body, sides),
+            b'C' => {
+                self.witness.iter_mut().for_each(|witness| witness.completed(body));
+                completed(body, sides);
+            }
             b'E' => {
                 sides.stats.server_errors.inc();
                 if let Some(fields) = ErrorFields::parse(body) {

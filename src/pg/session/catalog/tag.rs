@@ -1,0 +1,26 @@
+//! Tags that tell of a change of the catalog.
+
+/// Whether a CommandComplete tag is one of statements that may have defined something: the catalog has to be read again.
+///
+/// `CALL` is none: in a quiet database no procedure defines what could make it noisy, and in a noisy one it does not
+/// matter.
+pub fn defines(tag: &[u8]) -> bool {
+    let word = memchr::memchr(b' ', tag).map_or(tag, |end| &tag[..end]);
+    match word {
+        b"SELECT" | b"INSERT" | b"UPDATE" | b"DELETE" | b"MERGE" | b"FETCH" | b"MOVE" | b"COPY" => false,
+        b"DISCARD" | b"DEALLOCATE" | b"CLOSE" | b"SAVEPOINT" | b"RELEASE" | b"SHOW" | b"CALL" => false,
+        b"SET" | b"RESET" | b"LISTEN" | b"UNLISTEN" | b"NOTIFY" | b"EXPLAIN" | b"ANALYZE" | b"VACUUM" => false,
+        b"CHECKPOINT" | b"LOCK" | b"TRUNCATE" | b"BEGIN" => false,
+        _ => !matches!(
+            tag,
+            // COMMIT PREPARED is another: what it commits was defined by who knows whom.
+            b"COMMIT"
+                | b"ROLLBACK"
+                | b"START TRANSACTION"
+                | b"PREPARE"
+                | b"PREPARE TRANSACTION"
+                | b"ROLLBACK PREPARED"
+                | b"DECLARE CURSOR"
+        ),
+    }
+}

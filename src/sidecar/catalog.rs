@@ -1,0 +1,251 @@
+//! Whether one database is quiet ([`crate::pg::session::catalog`]): asked in the background, on an idle server of the
+//! pool, as the health query does: it never stands in line and opens nothing above the limit. Nobody waits for it:
+//! until it is known, the database is not quiet.
+//!
+//! The catalog is read at first, after a change of server, and when its *pulse* shows that something was defined. The
+//! pulse is taken at once after a definition seen here, and every 3 s while clients are served; nothing is asked of a
+//! database that nobody uses, and the verdict on it counts no more until somebody does.
+
+mod look;
+mod pace;
+mod state;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use self::look::{Found, look};
+use self::pace::{Outcome, Pace, Sight, Step};
+use self::state::{Begun, Known, State};
+use super::database::Database;
+use super::status;
+use crate::api::resolve::Mode;
+use crate::pg::session::catalog::{Verdict, defines};
+
+/// Servers of an earlier target are gone after this time (they are replaced within 5 s).
+const OLD_SERVERS: Duration = Duration::from_secs(6);
+/// Names in the log; all that are kept stand in `/status`.
+const LOGGED: usize = 3;
+
+/// What is known of one database's catalog.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    state: State,
+    read: Mutex<Read>,
+    wake: Notify,
+}
+
+/// The last reading.
+#[derive(Debug, Default)]
+struct Read {
+    verdict: Arc<Verdict>,
+    pulse: Option<Vec<u8>>,
+    /// When the verdict was last found to hold.
+    at: Option<Instant>,
+    /// How long the last whole reading took.
+    took: Duration,
+    /// Why the last look went wrong, if it did.
+    failure: Option<String>,
+    /// Set by a change of server.
+    not_before: Option<Instant>,
+}
+
+impl Catalog {
+    /// Whether nothing in the database can touch a session. False while that is not known: before the first reading,
+    /// from a definition seen here until a reading that began after it, and for an instant after a time in which nobody
+    /// used the database. One load.
+    #[inline]
+    pub fn is_quiet(&self) -> bool {
+        match self.state.known() {
+            Known::Quiet => true,
+            Known::Stale => {
+                if self.state.freshen() {
+                    self.wake.notify_one();
+                }
+                false
+            }
+            Known::Nothing | Known::Noisy => false,
+        }
+    }
+
+    /// Something was defined: nothing is known until the catalog has been looked at again.
+    pub fn ddl_seen(&self) {
+        self.state.defined();
+        self.wake.notify_one();
+    }
+
+    /// The last reading's verdict, which may have been overtaken by a definition; [`Catalog::is_quiet`] knows.
+    pub fn verdict(&self) -> Arc<Verdict> {
+        Arc::clone(&self.read().verdict)
+    }
+
+    /// It is another server from now on.
+    pub fn forget(&self) {
+        let mut read = self.read();
+        *read = Read { not_before: Some(Instant::now() + OLD_SERVERS), ..Read::default() };
+        // While the lock is held: a reading of the old server can't be stored afterwards.
+        self.state.defined();
+        drop(read);
+        self.wake.notify_one();
+    }
+
+    /// For `/status`.
+    pub fn status(&self, now: Instant) -> status::Catalog {
+        let read = self.read();
+        let (names, more, login_trigger) = match &*read.verdict {
+            Verdict::Noisy { names, more, login_trigger } => (names.clone(), *more, *login_trigger),
+            Verdict::Unknown | Verdict::Quiet => (Vec::new(), 0, false),
+        };
+        status::Catalog {
+            verdict: read.verdict.name().into(),
+            quiet: self.state.known() == Known::Quiet,
+            names,
+            more,
+            login_trigger,
+            read_seconds_ago: read.at.map(|at| now.saturating_duration_since(at).as_secs_f64()),
+            milliseconds: read.at.map(|_| (read.took.as_secs_f64() * 10_000.0).round() / 10.0),
+            failure: read.failure.clone(),
+        }
+    }
+
+    fn read(&self) -> MutexGuard<'_, Read> {
+        // It is replaced field by field without code that can panic in between.
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps what a look found, if nothing was defined since it began.
+    fn keep(&self, alias: &str, begun: Begun, found: Found, took: Duration) -> Outcome {
+        let mut read = self.read();
+        match found {
+            Found::Busy => Outcome::Busy,
+            Found::Failed(reason) => {
+                if read.failure.as_ref() != Some(&reason) {
+                    tracing::warn!(database = alias, "the catalog can't be read: {reason}");
+                }
+                read.failure = Some(reason);
+                Outcome::Failed
+            }
+            Found::Same => {
+                if self.state.publish(begun, *read.verdict == Verdict::Quiet) {
+                    (read.at, read.failure) = (Some(Instant::now()), None);
+                }
+                Outcome::Answered(took)
+            }
+            Found::Read { verdict, pulse } => {
+                if self.state.publish(begun, verdict == Verdict::Quiet) {
+                    if *read.verdict != verdict {
+                        report(alias, &verdict);
+                    }
+                    let (verdict, pulse) = (Arc::new(verdict), Some(pulse));
+                    *read = Read { verdict, pulse, at: Some(Instant::now()), took, ..Read::default() };
+                }
+                Outcome::Answered(took)
+            }
+        }
+    }
+}
+
+/// Says what the verdict is now.
+fn report(database: &str, verdict: &Verdict) {
+    match verdict {
+        Verdict::Unknown => {}
+        Verdict::Quiet => tracing::info!(database, "the database is quiet: nothing in it can touch a session"),
+        Verdict::Noisy { names, more, .. } => tracing::info!(
+            database,
+            more = more + names.len().saturating_sub(LOGGED),
+            "the database is noisy: its objects can touch a session: {}",
+            names.iter().take(LOGGED).map(String::as_str).collect::<Vec<_>>().join("; ")
+        ),
+    }
+}
+
+/// Looks at a database's catalog whenever that is due, until told to stop.
+pub async fn watch(database: Arc<Database>, stop: CancellationToken) {
+    let catalog = &database.catalog;
+    let mut pace = Pace::new(Instant::now());
+    loop {
+        let begun = catalog.state.begin();
+        if let Some(not_before) = catalog.read().not_before.take() {
+            pace.renew(not_before);
+        }
+        let until = match step(&database, &mut pace) {
+            Step::Look => {
+                let pulse = catalog.read().pulse.clone();
+                let started = Instant::now();
+                let Some(found) = stop.run_until_cancelled(look(&database, pulse.as_deref())).await else { return };
+                let outcome = catalog.keep(&database.alias, begun, found, started.elapsed());
+                pace.ended(outcome, Instant::now());
+                continue;
+            }
+            Step::Rest(until) => {
+                catalog.state.grow_stale();
+                until
+            }
+            Step::Wait(until) => until,
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep_until(until.into()) => {}
+            () = catalog.wake.notified() => {}
+        }
+    }
+}
+
+fn step(database: &Database, pace: &mut Pace) -> Step {
+    let now = Instant::now();
+    // In Session mode no server goes from client to client unscrubbed.
+    if database.settings().policy.mode == Mode::Session {
+        return Step::Rest(now + OLD_SERVERS);
+    }
+    let state = &database.catalog.state;
+    let sight = Sight {
+        known: state.known(),
+        settled: state.is_settled(),
+        transactions: database.workers.iter().map(|w| w.transactions.get()).fold(0, u64::wrapping_add),
+        idle: database.pool.stats().idle > 0,
+    };
+    pace.step(sight, now)
+}
+
+/// Sees on one server's connection what defines something.
+#[derive(Debug)]
+pub struct Witness {
+    catalog: Arc<Catalog>,
+    /// Something was defined in the transaction that is open.
+    open: bool,
+}
+
+impl Witness {
+    /// For one connection.
+    pub fn new(catalog: Arc<Catalog>) -> Self {
+        Self { catalog, open: false }
+    }
+
+    /// A statement has completed; `body` is CommandComplete's. What it defined is not visible to others yet.
+    #[inline]
+    pub fn completed(&mut self, body: &[u8]) {
+        if defines(body.strip_suffix(b"\0").unwrap_or(body)) && !std::mem::replace(&mut self.open, true) {
+            self.catalog.state.opened();
+        }
+    }
+
+    /// No transaction is open any more: what was defined is visible, or gone.
+    #[inline]
+    pub fn ended(&mut self) {
+        if std::mem::take(&mut self.open) {
+            self.catalog.state.ended();
+            self.catalog.wake.notify_one();
+        }
+    }
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        self.ended();
+    }
+}
+
+#[cfg(test)]
+mod tests;

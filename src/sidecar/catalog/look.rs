@@ -1,0 +1,106 @@
+//! One look at the catalog, on a server lent for it alone.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::pg::session::catalog::{Judge, Row, Verdict, question};
+use crate::pool::{Backend, CloseReason, Lease};
+use crate::sidecar::backend::PgBackend;
+use crate::sidecar::backend::rows::Ended;
+use crate::sidecar::database::Database;
+
+/// A look must end within this time; each statement of it within 10 s by the server's own clock.
+const LIMIT: Duration = Duration::from_secs(20);
+/// The longest message of an answer, in bytes: a body, and whatever names.
+const MESSAGE: usize = question::BODY + 64 * 1024;
+
+/// What a look found.
+#[derive(Debug)]
+pub enum Found {
+    /// The pulse is the one that was known.
+    Same,
+    /// The catalog was read.
+    Read {
+        /// What it amounts to.
+        verdict: Verdict,
+        /// Its pulse.
+        pulse: Vec<u8>,
+    },
+    /// No server could be had.
+    Busy,
+    /// It went wrong, for this reason.
+    Failed(String),
+}
+
+/// Looks; `pulse` is what is known.
+pub async fn look(database: &Database, pulse: Option<&[u8]>) -> Found {
+    let Some(checkout) = database.pool.probe(database.backend.default_key()) else { return Found::Busy };
+    let mut lease = match checkout.await {
+        Ok(lease) => lease,
+        Err(error) => return Found::Failed(error.to_string()),
+    };
+    match tokio::time::timeout(LIMIT, asked(&mut lease, pulse)).await {
+        Ok(Ok(found)) => {
+            lease.give_back(Instant::now());
+            found
+        }
+        // Whatever was left in its session is left to nobody.
+        Ok(Err(error)) => {
+            lease.discard(CloseReason::Disconnected);
+            Found::Failed(error.to_string())
+        }
+        Err(_) => {
+            lease.discard(CloseReason::Abandoned);
+            Found::Failed(format!("no answer within {} s", LIMIT.as_secs()))
+        }
+    }
+}
+
+/// Asks, and ends the transaction however that went.
+///
+/// # Errors
+/// If the session is not as it was before.
+async fn asked(server: &mut Lease<PgBackend>, known: Option<&[u8]>) -> io::Result<Found> {
+    let answer = ask(server, known).await?;
+    let ended = server.rows::<0>(question::CLOSING, MESSAGE, |_| {}).await?;
+    match ended.error {
+        Some(error) => Err(io::Error::other(error)),
+        None if ended.status != b'I' => Err(io::Error::other("the transaction goes on after its end")),
+        None => Ok(answer.unwrap_or_else(Found::Failed)),
+    }
+}
+
+/// The answer, or what the server said against it.
+async fn ask(server: &mut Lease<PgBackend>, known: Option<&[u8]>) -> io::Result<Result<Found, String>> {
+    let (mut version, mut encoding, mut pulse) = (None, String::new(), Vec::new());
+    let hear = |[number, name, state]: [&[u8]; 3]| {
+        version = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok());
+        encoding = String::from_utf8_lossy(name).into_owned();
+        pulse = state.to_vec();
+    };
+    if let Some(error) = wrong(server.rows(&question::opening(), MESSAGE, hear).await?) {
+        return Ok(Err(error));
+    }
+    if known == Some(pulse.as_slice()) {
+        return Ok(Ok(Found::Same));
+    }
+    let Some(version) = version else { return Ok(Err("the server does not say its version".into())) };
+    let (mut judge, mut rows) = (Judge::default(), 0_usize);
+    let hear = |[kind, name, detail]: [&[u8]; 3]| {
+        rows += 1;
+        judge.hear(Row { kind, name, detail });
+    };
+    if let Some(error) = wrong(server.rows(&question::reading(version, &encoding), MESSAGE, hear).await?) {
+        return Ok(Err(error));
+    }
+    if rows > question::ROWS {
+        judge.too_many();
+    }
+    Ok(Ok(Found::Read { verdict: judge.verdict(), pulse }))
+}
+
+/// What is wrong with an answer within the transaction.
+fn wrong(ended: Ended) -> Option<String> {
+    let outside = || (ended.status != b'T').then(|| "the transaction has ended too early".to_owned());
+    ended.error.clone().or_else(outside)
+}

@@ -1,0 +1,95 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+
+fn read(verdict: Verdict) -> Found {
+    Found::Read { verdict, pulse: b"1".to_vec() }
+}
+
+fn quiet() -> Arc<Catalog> {
+    let catalog = Arc::new(Catalog::default());
+    assert!(!catalog.is_quiet(), "nothing is known");
+    catalog.keep("x", catalog.state.begin(), read(Verdict::Quiet), Duration::from_millis(12));
+    catalog
+}
+
+#[test]
+fn a_definition_ends_quiet_at_once_and_a_later_reading_brings_it_back() {
+    let catalog = quiet();
+    assert!(catalog.is_quiet());
+    let before = catalog.state.begin();
+    catalog.ddl_seen();
+    assert!(!catalog.is_quiet());
+    assert_eq!(*catalog.verdict(), Verdict::Quiet, "the last reading's");
+    catalog.keep("x", before, Found::Same, Duration::ZERO);
+    assert!(!catalog.is_quiet(), "that one began before");
+    catalog.keep("x", catalog.state.begin(), Found::Same, Duration::ZERO);
+    assert!(catalog.is_quiet());
+}
+
+#[test]
+fn a_failed_look_leaves_what_is_known() {
+    let catalog = quiet();
+    let failed = || Found::Failed("permission denied".into());
+    assert_eq!(catalog.keep("x", catalog.state.begin(), failed(), Duration::ZERO), Outcome::Failed);
+    assert!(catalog.is_quiet());
+    let status = catalog.status(Instant::now());
+    assert_eq!((status.verdict.as_str(), status.failure.as_deref()), ("quiet", Some("permission denied")));
+    catalog.ddl_seen();
+    catalog.keep("x", catalog.state.begin(), failed(), Duration::ZERO);
+    assert!(!catalog.is_quiet());
+}
+
+#[test]
+fn another_server_is_another_catalog() {
+    let catalog = quiet();
+    let before = catalog.state.begin();
+    catalog.forget();
+    assert!(!catalog.is_quiet());
+    assert_eq!(*catalog.verdict(), Verdict::Unknown);
+    catalog.keep("x", before, read(Verdict::Quiet), Duration::ZERO);
+    assert_eq!((catalog.is_quiet(), &*catalog.verdict()), (false, &Verdict::Unknown), "the old server's answer");
+    assert!(catalog.read().not_before.is_some_and(|at| at > Instant::now()));
+}
+
+#[test]
+fn a_witness_knows_transactions() {
+    let catalog = quiet();
+    let mut witness = Witness::new(Arc::clone(&catalog));
+    witness.completed(b"SELECT 1\0");
+    witness.ended();
+    assert!(catalog.is_quiet());
+    witness.completed(b"CREATE FUNCTION\0");
+    witness.completed(b"CREATE TABLE\0");
+    assert!(!catalog.is_quiet());
+    catalog.keep("x", catalog.state.begin(), Found::Same, Duration::ZERO);
+    assert!(!catalog.is_quiet(), "not committed: no reading sees it");
+    witness.ended();
+    assert!(!catalog.is_quiet());
+    catalog.keep("x", catalog.state.begin(), read(Verdict::Quiet), Duration::ZERO);
+    assert!(catalog.is_quiet());
+    witness.completed(b"DROP TABLE\0");
+    drop(witness);
+    assert!(catalog.state.is_settled(), "a server that is gone has no transaction");
+}
+
+#[test]
+fn what_is_noisy_is_told() {
+    let catalog = Catalog::default();
+    let verdict = Verdict::Noisy { names: vec!["function f: EXECUTE".into()], more: 3, login_trigger: true };
+    catalog.keep("x", catalog.state.begin(), read(verdict), Duration::from_micros(12_345));
+    let status = catalog.status(Instant::now());
+    assert!(!catalog.is_quiet() && !status.quiet && status.login_trigger);
+    assert_eq!((status.verdict.as_str(), status.more, status.milliseconds), ("noisy", 3, Some(12.3)));
+    assert_eq!(status.names, ["function f: EXECUTE"]);
+}
+
+#[test]
+fn quiet_grows_stale_and_the_first_to_ask_wakes_the_watch() {
+    let catalog = quiet();
+    catalog.state.grow_stale();
+    assert_eq!(catalog.status(Instant::now()).verdict, "quiet");
+    assert!(!catalog.is_quiet() && !catalog.is_quiet());
+    assert_eq!(catalog.state.known(), Known::Nothing);
+    let mut woken = std::pin::pin!(catalog.wake.notified());
+    assert!(woken.as_mut().enable());
+}

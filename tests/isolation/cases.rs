@@ -1,0 +1,75 @@
+//! What the stress has found, one test each, as small as it goes. They are of use from the build on that proves
+//! servers clean.
+
+use crate::scenarios::proves;
+use crate::support::Bed;
+
+#[test]
+fn a_pinned_client_gets_no_others_sequence_value() {
+    if !proves() {
+        return;
+    }
+    let bed = Bed::sized(1);
+    bed.setup("CREATE SEQUENCE s");
+    let (mut a, mut b) = (bed.client(), bed.client());
+    a.rows("SELECT nextval('s')");
+    b.rows("SET work_mem = '7MB'");
+    for question in ["SELECT currval('s')", "SELECT lastval()"] {
+        let error = b.query(question).unwrap_err();
+        assert_eq!(error.code, "55000", "{question}: {error:?}");
+    }
+}
+
+#[test]
+fn cached_plans_of_another_time_zone_are_not_met() {
+    if !proves() {
+        return;
+    }
+    let bed = Bed::sized(1);
+    bed.setup(
+        "CREATE FUNCTION noon() RETURNS bigint LANGUAGE plpgsql AS \
+         $$BEGIN RETURN extract(epoch FROM timestamptz '2020-01-01 12:00'); END$$",
+    );
+    let (mut a, mut b) = (bed.client(), bed.client());
+    a.rows("BEGIN; SET LOCAL TimeZone = '<A>-05:00'; SELECT noon(); COMMIT");
+    assert_eq!(b.value("SELECT noon()"), b.value("SELECT extract(epoch FROM timestamptz '2020-01-01 12:00')::bigint"));
+}
+
+#[test]
+fn reset_all_leads_back_to_the_clients_own_name_and_says_so() {
+    if !proves() {
+        return;
+    }
+    let bed = Bed::sized(1);
+    // Opens the server under no name.
+    bed.client().works();
+    let mut client = bed.connect().param("application_name", "mine").open().unwrap();
+    client.rows("SET work_mem = '7MB'");
+    client.rows("RESET ALL");
+    assert_eq!(client.value("SHOW application_name"), "mine");
+    assert_eq!(client.parameter("application_name"), Some("mine"));
+}
+
+#[test]
+fn a_reset_of_something_else_leaves_the_name_alone() {
+    if !proves() {
+        return;
+    }
+    let bed = Bed::sized(1);
+    let mut client = bed.connect().param("application_name", "mine").open().unwrap();
+    client.rows("SET application_name = 'other'");
+    client.rows("RESET work_mem");
+    assert_eq!(client.value("SHOW application_name"), "other");
+    assert_eq!(client.parameter("application_name"), Some("other"));
+}
+
+#[test]
+fn a_setting_that_nobody_of_mine_touched_is_unset() {
+    if !proves() {
+        return;
+    }
+    let bed = Bed::sized(1);
+    let (mut a, mut b) = (bed.client(), bed.client());
+    a.rows("BEGIN; SET LOCAL app.tenant = 'a'; COMMIT");
+    assert_eq!(b.value("SELECT current_setting('app.tenant', true) IS NULL"), "t");
+}

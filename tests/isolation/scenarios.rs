@@ -1,0 +1,118 @@
+//! The scenarios: quiet and noisy databases, a pool that is exhausted, a superuser.
+
+use crate::run;
+use crate::support::{Policy, bed, sidecar};
+use std::process::Command;
+
+/// One way to run the stress.
+#[derive(Debug, Clone, Copy)]
+pub struct Scenario {
+    /// Its name in reports.
+    pub name: &'static str,
+    /// Clients at once.
+    pub clients: usize,
+    /// Servers of the pool.
+    pub servers: u32,
+    /// Whether the database has routines that touch the session.
+    pub noisy: bool,
+    /// With dblink and postgres_fdw.
+    pub foreign: bool,
+    /// Whether clients are superusers.
+    pub superuser: bool,
+    /// `timeouts.acquire`.
+    pub acquire: &'static str,
+    /// `listen.maxWaiting`.
+    pub waiting: u32,
+    /// Operations left out.
+    pub without: &'static [&'static str],
+    /// Further changes of the policy.
+    pub policy: fn(Policy) -> Policy,
+}
+
+const QUIET: Scenario = Scenario {
+    name: "quiet",
+    clients: 48,
+    servers: 4,
+    noisy: false,
+    foreign: false,
+    superuser: false,
+    acquire: "10s",
+    waiting: 0,
+    without: &[],
+    policy: |policy| policy,
+};
+const EXHAUSTED: Scenario = Scenario { name: "exhausted", servers: 2, acquire: "50ms", waiting: 12, ..QUIET };
+const NOISY: Scenario = Scenario { name: "noisy", noisy: true, foreign: true, ..QUIET };
+const SUPERUSER: Scenario = Scenario { name: "superuser", superuser: true, ..NOISY };
+const STRICT: Scenario =
+    Scenario { name: "strict", policy: |policy| policy.set("pool.sessionState", "Strict"), ..NOISY };
+
+/// Whether this build proves servers clean before another client gets them.
+pub fn proves() -> bool {
+    let crd = Command::new(sidecar::binary()).arg("crd").output().unwrap().stdout;
+    bed::is_direct() || String::from_utf8_lossy(&crd).contains("sessionState")
+}
+
+/// What a build does not keep that looks at nothing but texts: see `cases`.
+const UNKEPT: &[&str] = &[
+    "cached time",
+    "cached date",
+    "local zone, cached plan",
+    "currval",
+    "nextval and currval",
+    "SET application_name",
+    "RESET",
+    "RESET ALL",
+    "DISCARD ALL",
+];
+
+/// The scenario, as far as this build promises to keep it.
+fn promised(scenario: Scenario) -> Scenario {
+    Scenario { without: if proves() { &[] } else { UNKEPT }, ..scenario }
+}
+
+#[test]
+fn quiet_databases_keep_clients_apart() {
+    run::short(promised(QUIET));
+}
+
+#[test]
+fn an_exhausted_pool_keeps_clients_apart() {
+    run::short(promised(EXHAUSTED));
+}
+
+#[test]
+fn noisy_databases_keep_clients_apart() {
+    if proves() { run::short(NOISY) } else { run::must_leak(NOISY) }
+}
+
+#[test]
+fn superusers_are_kept_apart() {
+    if proves() { run::short(SUPERUSER) } else { run::must_leak(SUPERUSER) }
+}
+
+#[test]
+fn strict_keeps_clients_apart() {
+    if proves() {
+        run::short(STRICT);
+    }
+}
+
+/// All of it for long: `make soak`.
+#[test]
+#[ignore = "minutes; make soak"]
+fn soak() {
+    let all = [QUIET, NOISY, EXHAUSTED, STRICT, SUPERUSER];
+    let kept = all.iter().filter(|scenario| proves() || ["quiet", "exhausted"].contains(&scenario.name));
+    run::soak(&kept.copied().map(promised).collect::<Vec<_>>());
+}
+
+/// One scenario by its name (`ISOLATION_SCENARIO`), for narrowing down and for the mutation check: fails as soon as
+/// anything is found.
+#[test]
+#[ignore = "for scripts/isolation-mutations and for narrowing down"]
+fn one() {
+    let name = std::env::var("ISOLATION_SCENARIO").unwrap_or_else(|_| "noisy".into());
+    let all = [QUIET, EXHAUSTED, NOISY, SUPERUSER, STRICT];
+    run::short(*all.iter().find(|scenario| scenario.name == name).expect("ISOLATION_SCENARIO"));
+}
