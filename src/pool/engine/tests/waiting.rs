@@ -154,6 +154,22 @@ fn a_probe_replaces_a_stale_connection() {
 }
 
 #[test]
+fn whoever_goes_back_into_line_may_wait_as_long_again() {
+    let sized = Settings { size: 1, max_overflow: Some(0), ..settings() };
+    let mut b = Bench::new(sized.clone());
+    let conn = b.lend('a');
+    b.back(conn);
+    b.pass(secs(60));
+    let (request, _) = b.ask('a');
+    b.set(Settings { cap: Some(0), ..sized }, Replace::Keep);
+    assert_eq!(b.engine.due(), None);
+    b.on(Event::Unfit { conn, request: Some(request), reason: CloseReason::PingFailed, invalidate: true });
+    assert_eq!(b.engine.due(), Some(b.now + secs(30)));
+    assert_eq!(b.pass(secs(30) - Duration::from_nanos(1)), []);
+    assert!(failed(&b.pass(Duration::from_nanos(1)), request).is_some());
+}
+
+#[test]
 fn who_was_being_pinged_for_is_told_of_the_closing() {
     let mut b = Bench::new(settings());
     let (request, fx) = b.ask('a');
