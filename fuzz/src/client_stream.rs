@@ -60,7 +60,7 @@ impl Play {
     /// How much of it was read, and what stopped it; nothing of either while answers are owed that would pile up.
     fn client_sends(&mut self, bytes: &[u8]) -> (usize, Option<Stop>) {
         self.skipped |= self.pair.exchange.is_skipping();
-        let (n, passed, stop) = self.pair.from_client(bytes);
+        let (n, passed, stop) = self.pair.client_sends(bytes);
         self.sent.extend(&bytes[..n]);
         self.server.hear(&passed);
         self.server.hear(&self.pair.probe());
@@ -74,7 +74,7 @@ impl Play {
         self.server.step();
         let n = most.min(self.server.output.len());
         let bytes: Vec<u8> = self.server.output.drain(..n).collect();
-        match self.pair.from_server(&bytes) {
+        match self.pair.server_sends(&bytes) {
             Ok((got, seen)) => {
                 self.got.extend(got);
                 if seen.refused {

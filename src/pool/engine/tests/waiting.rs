@@ -66,6 +66,25 @@ fn the_timeout_does_not_fire_while_an_opening_is_under_way_for_the_request() {
 }
 
 #[test]
+fn nor_does_it_fire_while_somebody_without_an_opening_stands_before_it() {
+    let mut b = Bench::new(Settings { max_overflow: Some(0), ..settings() });
+    let dead = b.lend('a');
+    b.back(dead);
+    let (first, fx) = b.ask('a');
+    assert_eq!(granted(&fx, first), Some(dead));
+    let (second, fx) = b.ask('z');
+    let opening = connects(&fx)[0];
+    b.pass(secs(5));
+    b.set(Settings { cap: Some(1), ..settings() }, Replace::Keep);
+    b.on(Event::Unfit { conn: dead, request: Some(first), reason: CloseReason::PingFailed, invalidate: false });
+    for _ in 0..2 {
+        assert_eq!(b.pass(secs(13)), [], "the second connects, the first waits");
+    }
+    let fx = b.on(Event::OpenFailed { conn: opening });
+    assert_eq!(failed(&fx, second), Some(Refusal::ConnectFailed));
+}
+
+#[test]
 fn zero_acquire_means_now_or_never_but_may_connect() {
     let mut b = Bench::new(Settings { size: 1, max_overflow: Some(0), acquire: Duration::ZERO, ..settings() });
     b.lend('a');
@@ -137,6 +156,14 @@ fn a_probe_takes_any_idle_connection_or_a_free_slot_and_never_waits() {
     b.on(Event::Close);
     let (closed, fx) = probe(&mut b);
     assert_eq!(failed(&fx, closed), Some(Refusal::Closed));
+}
+
+#[test]
+fn a_probe_takes_a_slot_that_nobody_needs_for_whom_an_opening_is_under_way() {
+    let mut b = Bench::new(Settings { max_overflow: Some(0), ..settings() });
+    b.request('a');
+    let fx = b.on(Event::Probe { request: RequestId(50), key: 'p' });
+    assert_eq!((connects(&fx).len(), failed(&fx, RequestId(50))), (1, None));
 }
 
 #[test]
