@@ -7,7 +7,7 @@ ifeq ($(CI),true)
 export CARGO_TARGET_DIR ?= $(shell . scripts/lib.sh && echo $$POOLKEEPER_CACHE)/target
 endif
 
-.PHONY: help demo demo-local test bench check lint fmt crd docs mutants fuzz soak isolation-mutations setup clean
+.PHONY: help demo demo-local test drivers bench check lint fmt crd docs mutants fuzz soak isolation-mutations setup clean
 
 help: ## this list
 	@echo "Poolkeeper: a PostgreSQL pooler whose pool is resized while it serves. Targets:"
@@ -20,6 +20,9 @@ demo-local: ## the same without a cluster (until there is one, `make demo` is th
 
 test: ## everything that must hold, in stages with a time each (make test STAGES="fmt lint" for some)
 	@scripts/test $(STAGES)
+
+drivers: ## other people's test suites, directly and through Poolkeeper, writes tests/drivers/README.md (an hour or two; SUITES=pgx,pq COLUMNS=direct,transaction: some)
+	@tests/drivers/run $(if $(SUITES),--suites $(SUITES)) $(if $(COLUMNS),--columns $(COLUMNS))
 
 bench: ## Poolkeeper and PgBouncer side by side, writes benches/report.md (about half an hour; QUICK=1: 4 minutes)
 	@benches/compare/run $(if $(QUICK),--quick)

@@ -42,7 +42,6 @@ fn hear(flags: u8, asked: &[u8], mut server: &[u8], mut luck: Option<Luck>) -> H
                 got.extend(more);
                 seen.ready += also.ready;
                 seen.ended += also.ended;
-                seen.parameter |= also.parameter;
                 seen.refused |= also.refused;
             }
             Err((more, out_of_step)) => {

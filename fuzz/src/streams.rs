@@ -1,12 +1,16 @@
 //! A client and a server with the proxy's pure parts between them, which move bytes as its relay does.
 
+use std::sync::Arc;
+
 use poolkeeper::api::resolve::Mode;
 use poolkeeper::pg::exchange::{Exchange, OutOfStep};
 use poolkeeper::pg::message;
+use poolkeeper::pg::session::mine::Care;
 use poolkeeper::pg::session::prepared::{Cache, Names, Registry};
+use poolkeeper::pg::session::server::{Parameters, Session};
 use poolkeeper::sidecar::proxy::buffer::{Buffer, LARGE, Outgoing, Pool, SMALL};
 use poolkeeper::sidecar::proxy::egress::{Egress, Seen, Sides};
-use poolkeeper::sidecar::proxy::ingress::{Ingress, Rules, Server, Stop, Taken};
+use poolkeeper::sidecar::proxy::ingress::{Ingress, Rules, Server, Stop, Taken, Turn};
 use poolkeeper::sidecar::stats::Worker;
 
 /// Everything that one client and the server it has need.
@@ -26,8 +30,9 @@ pub struct Pair {
     pub exchange: Exchange,
     cache: Cache,
     egress: Egress,
-    sequences_of: Option<i32>,
-    session_application: Option<Box<str>>,
+    session: Session,
+    parameters: Parameters,
+    entered: bool,
     from_server: Buffer,
 }
 
@@ -49,8 +54,9 @@ impl Pair {
             exchange: Exchange::default(),
             cache: Cache::new(2),
             egress: Egress::default(),
-            sequences_of: None,
-            session_application: None,
+            session: Session::new(Arc::default()),
+            parameters: Parameters::default(),
+            entered: false,
             from_server: Buffer::default(),
         }
     }
@@ -81,16 +87,11 @@ impl Pair {
         assert!(self.input.len() <= max.max(LARGE), "more is held than allowed");
 
         let mut out = Outgoing::default();
-        let mut taken = Taken::new(&self.input, 0);
-        let mut server = Server {
-            exchange: &mut self.exchange,
-            cache: &mut self.cache,
-            sequences_of: &mut self.sequences_of,
-            application: &mut self.session_application,
-            out: &mut out,
-        };
+        let server =
+            Server { exchange: &mut self.exchange, cache: &mut self.cache, session: &mut self.session, out: &mut out };
         let rules = Rules {
             mode: self.mode,
+            care: Care::Preserve,
             shares_statements: self.shares_statements,
             max_buffered: self.max_buffered,
             application: self.application,
@@ -98,8 +99,13 @@ impl Pair {
             statements: &self.registry,
             stats: &self.stats,
         };
-        let stop = self.ingress.process(&mut taken, &mut self.names, &mut server, rules);
-        let taken = taken.taken();
+        let mut turn =
+            Turn { input: Taken::new(&self.input, 0), names: &mut self.names, server, rules: &rules, first: false };
+        if !std::mem::replace(&mut self.entered, true) {
+            assert!(self.ingress.enter(&mut turn).expect("random bytes"));
+        }
+        let stop = self.ingress.process(&mut turn);
+        let taken = turn.input.taken();
         assert!(taken <= self.input.len());
         assert!(n > 0 || bytes.is_empty() || taken > 0 || stop != Stop::More, "full, and nothing moves");
         // Names and texts, one message's more than allowed.
@@ -132,7 +138,8 @@ impl Pair {
                 statements: &self.registry,
                 ingress: &mut self.ingress,
                 out: &mut out,
-                application: &mut self.session_application,
+                session: &mut self.session,
+                parameters: &mut self.parameters,
                 single: self.mode == Mode::Statement,
                 stats: &self.stats,
             };
@@ -143,7 +150,6 @@ impl Pair {
                 Ok(seen) => {
                     all.ready += seen.ready;
                     all.ended += seen.ended;
-                    all.parameter |= seen.parameter;
                     all.refused |= seen.refused;
                 }
                 Err(error) => return Err((got, error)),

@@ -36,17 +36,25 @@ def replace_file(path, text, mode=0o644):
     return now
 
 
-class Poolkeeper:
-    """Started by the constructor, ended by stop()."""
+def name_of(database):
+    """A name for its policy and Secret, which may not have everything that a database's name may."""
+    return database.replace("_", "-").lower()
 
-    def __init__(self, binary, folder, postgres, database, user, password, spec, workers=1):
+
+class Poolkeeper:
+    """Started by the constructor, ended by stop(). `also` names more databases to serve, with the same settings."""
+
+    def __init__(self, binary, folder, postgres, database, user, password, spec, workers=1, also=()):
         self.folder = folder
         self.port = process.free_port()
         self.http = process.free_port()
-        self.policy = f"{folder}/policy.yaml"
+        self.policies = f"{folder}/policies"
+        os.makedirs(self.policies, exist_ok=True)
+        self.policy = f"{self.policies}/policy.yaml"
         self.secrets = f"{folder}/secrets"
-        os.makedirs(f"{self.secrets}/{database}", exist_ok=True)
-        self.secret = f"{self.secrets}/{database}"
+        secret = name_of(database)
+        self.secret = f"{self.secrets}/{secret}"
+        os.makedirs(self.secret, exist_ok=True)
         self.write_secret("username", user)
         self.write_secret("password", password)
         self.spec = {
@@ -54,21 +62,24 @@ class Poolkeeper:
                 "host": "127.0.0.1",
                 "port": postgres.port,
                 "name": database,
-                "credentials": {"secretName": database},
+                "credentials": {"secretName": secret},
                 "tls": {"mode": "Disable"},
             },
             "listen": {"port": self.port, "socket": folder},
             **spec,
         }
         self.save(self.spec)
-        argv = [binary, "sidecar", "--policy", self.policy, "--secrets-dir", self.secrets]
+        for name in also:
+            another = {**self.spec, "database": {**self.spec["database"], "name": name}}
+            replace_file(f"{self.policies}/{name}.yaml", self.text(another) + "\n")
+        argv = [binary, "sidecar", "--policy", self.policies if also else self.policy, "--secrets-dir", self.secrets]
         argv += ["--http", f"127.0.0.1:{self.http}", "--workers", workers]
         self.process = process.Process("Poolkeeper", argv, f"{folder}/poolkeeper.log")
         self.pid = self.process.pid
         process.wait_for(self.ready, "Poolkeeper to be ready", process=self.process, pause=0.005)
 
     def text(self, spec):
-        name = spec["database"]["name"]
+        name = name_of(spec["database"]["name"])
         return yaml(
             {"apiVersion": "poolkeeper.dev/v1alpha1", "kind": "DbPoolPolicy", "metadata": {"name": name}, "spec": spec}
         )

@@ -65,6 +65,22 @@ class Connection:
                     raise error
                 return rows
 
+    def prepare(self, name, sql):
+        """Prepares a named statement."""
+        self._send(b"P", name.encode() + b"\0" + sql.encode() + b"\0\0\0")
+        self._send(b"S", b"")
+        self.result()
+
+    def execute(self, name, values):
+        """Runs a prepared statement with parameters as text; its rows as of `query`."""
+        body = b"\0" + name.encode() + b"\0\0\0" + struct.pack("!h", len(values))
+        for value in values:
+            body += struct.pack("!i", len(value.encode())) + value.encode()
+        self._send(b"B", body + b"\0\0")
+        self._send(b"E", b"\0\0\0\0\0")
+        self._send(b"S", b"")
+        return self.result()
+
     def close(self):
         try:
             self._send(b"X", b"")

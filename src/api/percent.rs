@@ -15,6 +15,11 @@ pub(super) const PATTERN: &str = r"^(100|[1-9]?[0-9])%$";
 pub struct Percent(u8);
 
 impl Percent {
+    /// A share; more than 100 is 100.
+    pub const fn new(percent: u8) -> Self {
+        Self(if percent > 100 { 100 } else { percent })
+    }
+
     /// The per cents, 0 to 100.
     pub const fn get(self) -> u8 {
         self.0

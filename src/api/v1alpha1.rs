@@ -280,6 +280,28 @@ pub struct PoolSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000))]
     pub prepared_statements: Option<i32>,
+    /// What becomes of session state in modes Transaction and Statement. Preserve when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_state: Option<SessionState>,
+    /// Share of the servers that clients may keep for session state that binds them; one at least. 50% when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_pinned: Option<Percent>,
+}
+
+/// What becomes of session state in modes Transaction and Statement.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[schemars(transform = undescribed)]
+pub enum SessionState {
+    /// A client's settings go with it from server to server; what is bound to a server keeps its client there; a server
+    /// that is not proven clean is scrubbed for its next client.
+    #[default]
+    Preserve,
+    /// As Preserve, and a server is scrubbed at every change of client.
+    Strict,
+    /// As Preserve, but routines of the database are trusted to leave nothing behind.
+    Trusting,
+    /// As Preserve, but statements that would bind a client to a server are refused.
+    Reject,
 }
 
 /// For how long a client has its server connection.

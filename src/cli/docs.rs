@@ -9,7 +9,7 @@ use crate::api::resolve::{self, Preset};
 use crate::api::schema;
 
 /// When a change is felt, for every setting and in the table's order. A test sees to it that none is missing.
-const SETTINGS: [(&str, &str); 44] = [
+const SETTINGS: [(&str, &str); 46] = [
     ("selector", KUBERNETES),
     ("preset", LIVE),
     ("database.host", SERVERS),
@@ -24,6 +24,8 @@ const SETTINGS: [(&str, &str); 44] = [
     ("pool.maxOverflow", LIVE),
     ("pool.recycle", LIVE),
     ("pool.recycleJitter", LIVE),
+    ("pool.sessionState", "new clients"),
+    ("pool.maxPinned", LIVE),
     ("pool.prePing", LIVE),
     ("pool.order", LIVE),
     ("pool.minIdle", LIVE),

@@ -37,6 +37,8 @@ states! {
     TOO_MANY_CONNECTIONS = b"53300";
     /// More than a limit of the program allows (program_limit_exceeded).
     PROGRAM_LIMIT = b"54000";
+    /// More than the configuration allows (configuration_limit_exceeded).
+    CONFIGURATION_LIMIT = b"53400";
     /// The statement was cancelled (query_canceled).
     QUERY_CANCELED = b"57014";
     /// The connection was ended on purpose (admin_shutdown).

@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 
 use super::session::prepared::{Cache, Names};
+use super::session::rule::{self, Rule};
 
 /// What answers a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,11 +42,26 @@ pub enum Expect {
     CopyEnd,
 }
 
+/// Why Poolkeeper itself sends a batch of extended messages to a server that a client holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To make the session the next client's, ahead of its first message: must not fail.
+    Preface,
+    /// To ask what the session carries, after a transaction: rows come back; may fail.
+    Audit,
+    /// To go ahead of a message inside the client's batch, whose fate it shares.
+    Aside,
+}
+
 /// What else happens when an answer arrives.
 #[derive(Debug, Clone, Copy, Default)]
 struct Also {
     /// Poolkeeper asked, not the client: the answer is swallowed.
     swallow: bool,
+    /// It belongs to a batch of our own.
+    purpose: Option<Purpose>,
+    /// It uses a name again.
+    reused: bool,
     /// The client's names change.
     names: bool,
     /// The server's cache has a Parse under way.
@@ -85,6 +101,12 @@ pub enum Verdict {
     Forward,
     /// Poolkeeper asked for it.
     Swallow,
+    /// A row that Poolkeeper asked for ([`Purpose::Audit`]).
+    Row,
+    /// A parameter changed during a preface: the client's business only if its own session's value changed.
+    Parameter,
+    /// The preface failed: nothing of the client has run behind it, and the server must not be used.
+    PrefaceFailed,
 }
 
 /// The server said something that nobody can have asked for: it is out of step and must be closed.
@@ -111,6 +133,16 @@ pub struct Exchange {
     copy: Copy,
     /// Syncs of which only the server knows whether it ignored them (during COPY) or will answer.
     maybe: u32,
+    /// Unanswered messages of a preface.
+    preface: u32,
+    /// Unanswered queries of our own and ends of a preface's steps.
+    readying: u32,
+    /// Unanswered messages of an audit.
+    audit: u32,
+    /// An audit met an error.
+    audit_failed: bool,
+    /// The clients' names that are used again, in the order of their messages.
+    reused: VecDeque<Box<[u8]>>,
 }
 
 impl Default for Exchange {
@@ -120,9 +152,14 @@ impl Default for Exchange {
             status: b'I',
             failed: false,
             batch: false,
-            completed: false,
             copy: Copy::No,
             maybe: 0,
+            preface: 0,
+            readying: 0,
+            audit: 0,
+            audit_failed: false,
+            reused: VecDeque::new(),
+            completed: false,
         }
     }
 }
@@ -179,8 +216,66 @@ impl Exchange {
 
     /// A simple Query of our own is sent now; the server is free.
     pub fn own_query(&mut self) {
+        self.readying += 1;
         let also = Also { swallow: true, ..Also::default() };
         self.owed.push_back(Owed::new(Expect::OwnQuery, also));
+    }
+
+    /// A message of a batch of our own is sent now.
+    pub fn ours(&mut self, expect: Expect, purpose: Purpose) {
+        self.batch = expect != Expect::Sync;
+        self.count(purpose, 1);
+        self.readying += u32::from(purpose == Purpose::Preface && expect == Expect::Sync);
+        let also = Also { swallow: true, purpose: Some(purpose), ..Also::default() };
+        self.owed.push_back(Owed::new(expect, also));
+    }
+
+    fn count(&mut self, purpose: Purpose, more: i32) {
+        match purpose {
+            Purpose::Preface => self.preface = self.preface.saturating_add_signed(more),
+            Purpose::Audit => self.audit = self.audit.saturating_add_signed(more),
+            Purpose::Aside => {}
+        }
+    }
+
+    /// A Parse is sent now that uses a name again and so must fail; `name` is the client's for it.
+    pub fn reused(&mut self, statement: u64, name: &[u8]) {
+        self.batch = true;
+        self.reused.push_back(name.into());
+        let also = Also { reused: true, ..Also::default() };
+        self.owed.push_back(Owed { statement, ..Owed::new(Expect::Parse, also) });
+    }
+
+    /// The client's name for the statement that the server is at now, if that uses a name again.
+    pub fn reused_name(&self) -> Option<&[u8]> {
+        self.owed.front().filter(|owed| owed.also.reused).and_then(|_| self.reused.front()).map(|name| &**name)
+    }
+
+    /// A preface is not confirmed yet. Until then one batch of the client at most may be sent behind it: a server
+    /// that refuses the preface skips that batch, but not what follows its Sync.
+    pub fn has_preface(&self) -> bool {
+        self.preface > 0
+    }
+
+    /// Something of our own is under way that a cancel request must not hit. The last gate is not counted: its answer
+    /// comes with the client's own.
+    pub fn is_being_readied(&self) -> bool {
+        self.readying > 0
+    }
+
+    /// An audit is under way.
+    pub fn has_audit(&self) -> bool {
+        self.audit > 0
+    }
+
+    /// Whether the last audit failed; forgotten when asked.
+    pub fn take_audit_failed(&mut self) -> bool {
+        std::mem::take(&mut self.audit_failed)
+    }
+
+    /// Messages of the extended protocol were sent since the last Sync.
+    pub fn has_batch(&self) -> bool {
+        self.batch
     }
 
     /// A message of the extended protocol is sent now.
@@ -278,6 +373,9 @@ impl Exchange {
         let head = self.owed.front().copied();
         let expect = head.map(|head| head.expect);
         let wrong = Err(OutOfStep { tag, expected: expect });
+        if let Some((Owed { also: Also { purpose: Some(purpose), .. }, .. }, expect)) = head.zip(expect) {
+            return self.on_ours(tag, body, (expect, purpose), names, cache);
+        }
         match (tag, expect) {
             // Rows first: the path of a query.
             (b'D' | b'd' | b'c', Some(Expect::Query | Expect::Execute)) => Ok(Verdict::Forward),
@@ -326,6 +424,53 @@ impl Exchange {
         }
     }
 
+    /// The answer to a message of a batch of our own.
+    fn on_ours(
+        &mut self,
+        tag: u8,
+        body: &[u8],
+        (expect, purpose): (Expect, Purpose),
+        names: &mut Names,
+        cache: &mut Cache,
+    ) -> Result<Verdict, OutOfStep> {
+        match (tag, expect) {
+            // What the session was told before is nobody's business now; a notification may be for its owner.
+            (b'A', _) if purpose != Purpose::Preface || rule::off(Rule::SwallowPreface) => return Ok(Verdict::Forward),
+            (b'S', _) if purpose == Purpose::Preface && !rule::off(Rule::SwallowPreface) => {
+                return Ok(Verdict::Parameter);
+            }
+            (b'S', _) if purpose != Purpose::Audit => return Ok(Verdict::Forward),
+            (b'N' | b'S' | b'A', _) | (b't', Expect::DescribeStatement) => return Ok(Verdict::Swallow),
+            (b'D', Expect::Execute) if purpose == Purpose::Audit => return Ok(Verdict::Row),
+            (b'D', Expect::Execute) => return Ok(Verdict::Swallow),
+            (b'E', _) if purpose == Purpose::Preface => return Ok(Verdict::PrefaceFailed),
+            (b'E', _) if purpose == Purpose::Aside => {
+                self.error(names, cache);
+                return Ok(Verdict::Forward);
+            }
+            (b'E', _) => {
+                self.audit_failed = true;
+                while self.owed.front().is_some_and(|owed| owed.expect != Expect::Sync) {
+                    self.owed.pop_front();
+                    self.audit -= 1;
+                }
+                return Ok(Verdict::Swallow);
+            }
+            (b'1', Expect::Parse)
+            | (b'2', Expect::Bind)
+            | (b'3', Expect::Close)
+            | (b'n' | b'T', Expect::DescribeStatement)
+            | (b'C', Expect::Execute) => {}
+            (b'Z', Expect::Sync) if matches!(body, b"I") || purpose == Purpose::Audit => {
+                self.status = body.first().copied().unwrap_or(b'E');
+            }
+            _ => return Err(OutOfStep { tag, expected: Some(expect) }),
+        }
+        self.count(purpose, -1);
+        self.answered(names, cache);
+        Ok(Verdict::Swallow)
+    }
+
     /// Appends the answers of our own whose turn has come.
     pub fn take_own(&mut self, out: &mut Vec<u8>, names: &mut Names) {
         while let Some(Owed { expect: Expect::Own(tag), also, .. }) = self.owed.front().copied() {
@@ -354,9 +499,16 @@ impl Exchange {
 
     fn answered(&mut self, names: &mut Names, cache: &mut Cache) -> Verdict {
         let Some(owed) = self.owed.pop_front() else { return Verdict::Forward };
+        let preface = owed.also.purpose == Some(Purpose::Preface);
+        if owed.expect == Expect::OwnQuery || (preface && owed.expect == Expect::Sync) {
+            self.readying -= 1;
+        }
         while let Some(Owed { expect: Expect::CopyEnd, .. }) = self.owed.front() {
             // Nothing was copied: the server ignores it.
             self.owed.pop_front();
+        }
+        if owed.also.reused {
+            self.reused.pop_front();
         }
         if owed.also.names {
             names.apply();
@@ -413,6 +565,9 @@ impl Exchange {
             }
             let also = owed.also;
             self.owed.pop_front();
+            if also.reused {
+                self.reused.pop_front();
+            }
             if also.names {
                 names.drop_change(skipped);
             }

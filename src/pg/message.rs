@@ -151,7 +151,20 @@ pub fn terminate(out: &mut Vec<u8>) {
 
 /// Query: one text, any number of statements.
 pub fn query(out: &mut Vec<u8>, sql: &str) {
-    frame(out, b'Q', |out| cstr(out, sql.as_bytes()));
+    query_bytes(out, sql.as_bytes());
+}
+
+/// Query of a text in whatever encoding.
+pub fn query_bytes(out: &mut Vec<u8>, sql: &[u8]) {
+    frame(out, b'Q', |out| cstr(out, sql));
+}
+
+/// Execute of a portal, all rows of it.
+pub fn execute(out: &mut Vec<u8>, portal: &[u8]) {
+    frame(out, b'E', |out| {
+        cstr(out, portal);
+        out.extend_from_slice(&[0, 0, 0, 0]);
+    });
 }
 
 /// Parse: prepares `sql` under `name` (empty: the unnamed statement). `types` is the tail of a Parse body as it
@@ -164,10 +177,41 @@ pub fn parse(out: &mut Vec<u8>, name: &[u8], sql: &[u8], types: &[u8]) {
     });
 }
 
+/// Bind of parameters in text form to a statement; its results come in text form.
+pub fn bind(out: &mut Vec<u8>, portal: &[u8], statement: &[u8], parameters: &[&[u8]]) {
+    frame(out, b'B', |out| {
+        cstr(out, portal);
+        cstr(out, statement);
+        out.extend_from_slice(&[0, 0]);
+        out.extend(i16::try_from(parameters.len()).unwrap_or(i16::MAX).to_be_bytes());
+        for parameter in parameters {
+            out.extend(i32::try_from(parameter.len()).unwrap_or(i32::MAX).to_be_bytes());
+            out.extend_from_slice(parameter);
+        }
+        out.extend_from_slice(&[0, 0]);
+    });
+}
+
+/// Describe of a prepared statement.
+pub fn describe_statement(out: &mut Vec<u8>, name: &[u8]) {
+    frame(out, b'D', |out| {
+        out.push(b'S');
+        cstr(out, name);
+    });
+}
+
 /// Close of a prepared statement.
 pub fn close_statement(out: &mut Vec<u8>, name: &[u8]) {
     frame(out, b'C', |out| {
         out.push(b'S');
+        cstr(out, name);
+    });
+}
+
+/// Close of a portal.
+pub fn close_portal(out: &mut Vec<u8>, name: &[u8]) {
+    frame(out, b'C', |out| {
+        out.push(b'P');
         cstr(out, name);
     });
 }

@@ -29,13 +29,15 @@ pub enum CloseReason {
     Protocol,
     /// What its client left behind could not be reset.
     ResetFailed,
+    /// Its session carries, or may carry, what nothing undoes.
+    Hygiene,
     /// The pool is closing.
     Shutdown,
 }
 
 impl CloseReason {
     /// All of them, in the order of [`CloseReason::index`].
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Recycled,
         Self::Invalidated,
         Self::PingFailed,
@@ -48,6 +50,7 @@ impl CloseReason {
         Self::Abandoned,
         Self::Protocol,
         Self::ResetFailed,
+        Self::Hygiene,
         Self::Shutdown,
     ];
 
@@ -71,6 +74,7 @@ impl CloseReason {
             Self::Abandoned => "abandoned",
             Self::Protocol => "protocol",
             Self::ResetFailed => "reset_failed",
+            Self::Hygiene => "hygiene",
             Self::Shutdown => "shutdown",
         }
     }

@@ -19,6 +19,7 @@ use crate::pg::connect::{self, ConnectError};
 use crate::pg::error::SqlState;
 use crate::pg::exchange::Exchange;
 use crate::pg::session::prepared::Cache;
+use crate::pg::session::server::{Parameters, Session};
 use crate::pg::startup::StartupSet;
 use crate::pg::stream::Stream;
 use crate::pool::{Backend, CloseOutcome, CloseReason, PingError, Replace};
@@ -46,10 +47,8 @@ pub struct PgConn {
     pub exchange: Exchange,
     /// The prepared statements that it holds.
     pub cache: Cache,
-    /// The client whose sequence values alone it may know; none if there may be others'.
-    pub sequences_of: Option<i32>,
-    /// The `application_name` of its session, if it is known.
-    pub application: Option<Box<str>>,
+    /// Whose state it carries.
+    pub session: Session,
     /// Bytes read from it.
     pub input: Buffer,
     /// What of these the client gets.
@@ -61,7 +60,7 @@ pub struct PgConn {
     /// How to cancel what it runs.
     pub cancel: Arc<CancelTarget>,
     /// What it said of itself at login (ParameterStatus).
-    pub parameters: Vec<(String, String)>,
+    pub parameters: Parameters,
     /// The host name that led to it.
     host: Box<str>,
 }
@@ -76,7 +75,7 @@ impl PgConn {
 
     /// Whether it was a primary at login, as far as it said so (`in_hot_standby`, PostgreSQL 14).
     fn was_primary(&self) -> bool {
-        self.parameters.iter().any(|(name, value)| name == "in_hot_standby" && value == "off")
+        self.parameters.all().iter().any(|(name, value)| name == "in_hot_standby" && value == "off")
     }
 }
 
@@ -191,13 +190,15 @@ impl PgBackend {
 
     /// Uses other settings for new servers; says what that means for those that are open.
     pub fn apply(&self, new: Arc<Settings>) -> Option<Replace> {
-        let old =
-            std::mem::replace(&mut *self.settings.write().unwrap_or_else(PoisonError::into_inner), Arc::clone(&new));
-        let replace = replacement(&old, &new);
+        let mut settings = self.settings.write().unwrap_or_else(PoisonError::into_inner);
+        let replace = replacement(&settings, &new);
         if replace.is_some() {
             self.has_connected.store(false, Ordering::Relaxed);
             self.bare_login.store(false, Ordering::Relaxed);
+            // Before any server of the new target is opened.
+            self.catalog.forget();
         }
+        *settings = new;
         replace
     }
 
@@ -272,8 +273,7 @@ impl PgBackend {
             stream: session.stream,
             exchange: Exchange::default(),
             cache: Cache::new(policy.prepared_statements as usize),
-            sequences_of: None,
-            application: None,
+            session: Session::new(Arc::default()),
             input: Buffer::holding(&session.leftover, &self.buffers),
             egress: Egress::seen_by(Witness::new(Arc::clone(&self.catalog))),
             to_client: Outgoing::default(),
@@ -285,7 +285,7 @@ impl PgBackend {
                 under_way: AtomicU32::new(0),
                 ended: Notify::new(),
             }),
-            parameters: session.parameters,
+            parameters: Parameters::new(session.parameters),
             host: policy.database.host.as_str().into(),
         }))
     }
@@ -405,7 +405,11 @@ impl PgBackend {
     /// # Errors
     /// If the server did not take it: it must be closed.
     pub async fn reset(&self, conn: &mut Box<PgConn>, sql: &str) -> Result<(), ()> {
-        match tokio::time::timeout(QUICK, conn.simple(sql, &self.buffers)).await {
+        // What comes back here is what a client has set.
+        let parameters = conn.parameters.clone();
+        let done = tokio::time::timeout(QUICK, conn.simple(sql, &self.buffers)).await;
+        conn.parameters = parameters;
+        match done {
             Ok(Ok(answer)) if answer.status == b'I' && !answer.failed => Ok(()),
             _ => Err(()),
         }

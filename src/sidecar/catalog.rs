@@ -1,12 +1,13 @@
 //! Whether one database is quiet ([`crate::pg::session::catalog`]): asked in the background, on an idle server of the
-//! pool, as the health query does: it never stands in line and opens nothing above the limit. Nobody waits for it:
-//! until it is known, the database is not quiet.
+//! pool, as the health query does: it never stands in line, and it opens none. Where no server ever idles,
+//! it takes one that a client gives back. Nobody waits for the verdict: until it is known, the database is not quiet.
 //!
 //! The catalog is read at first, after a change of server, and when its *pulse* shows that something was defined. The
 //! pulse is taken at once after a definition seen here, and every 3 s while clients are served; nothing is asked of a
 //! database that nobody uses, and the verdict on it counts no more until somebody does.
 
 mod look;
+mod offers;
 mod pace;
 mod state;
 
@@ -17,15 +18,20 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::look::{Found, look};
+use self::offers::Offers;
 use self::pace::{Outcome, Pace, Sight, Step};
 use self::state::{Begun, Known, State};
+use super::backend::PgBackend;
 use super::database::Database;
 use super::status;
 use crate::api::resolve::Mode;
 use crate::pg::session::catalog::{Verdict, defines};
+use crate::pool::Lease;
 
 /// Servers of an earlier target are gone after this time (they are replaced within 5 s).
 const OLD_SERVERS: Duration = Duration::from_secs(6);
+/// A verdict that could not be confirmed for so long counts no more.
+const DOUBTFUL: Duration = Duration::from_secs(15);
 /// Names in the log; all that are kept stand in `/status`.
 const LOGGED: usize = 3;
 
@@ -35,6 +41,7 @@ pub struct Catalog {
     state: State,
     read: Mutex<Read>,
     wake: Notify,
+    offers: Offers,
 }
 
 /// The last reading.
@@ -91,6 +98,14 @@ impl Catalog {
         self.wake.notify_one();
     }
 
+    /// A client gives back a server that is fit to be lent: it is kept for a moment if a look has waited for one in vain.
+    /// Returns it otherwise. One load, nearly always.
+    #[inline]
+    #[must_use = "the server is still to be given back"]
+    pub fn offer(&self, lease: Lease<PgBackend>) -> Option<Lease<PgBackend>> {
+        self.offers.take(lease)
+    }
+
     /// For `/status`.
     pub fn status(&self, now: Instant) -> status::Catalog {
         let read = self.read();
@@ -115,12 +130,23 @@ impl Catalog {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What can't be confirmed counts for a while only.
+    fn doubt(&self, read: &Read) {
+        if read.at.is_some_and(|at| at.elapsed() > DOUBTFUL) {
+            self.state.grow_stale();
+        }
+    }
+
     /// Keeps what a look found, if nothing was defined since it began.
     fn keep(&self, alias: &str, begun: Begun, found: Found, took: Duration) -> Outcome {
         let mut read = self.read();
         match found {
-            Found::Busy => Outcome::Busy,
+            Found::Busy => {
+                self.doubt(&read);
+                Outcome::Busy
+            }
             Found::Failed(reason) => {
+                self.doubt(&read);
                 if read.failure.as_ref() != Some(&reason) {
                     tracing::warn!(database = alias, "the catalog can't be read: {reason}");
                 }
@@ -232,12 +258,15 @@ impl Witness {
     }
 
     /// No transaction is open any more: what was defined is visible, or gone.
+    /// True if something was.
     #[inline]
-    pub fn ended(&mut self) {
-        if std::mem::take(&mut self.open) {
+    pub fn ended(&mut self) -> bool {
+        let open = std::mem::take(&mut self.open);
+        if open {
             self.catalog.state.ended();
             self.catalog.wake.notify_one();
         }
+        open
     }
 }
 

@@ -130,9 +130,9 @@ impl Client {
         idle.map(|now| Duration::from_secs(now.saturating_sub(second)))
     }
 
-    /// Notes that session state binds the client to its server.
-    pub fn set_pinned(&self, pin: Pin) {
-        self.pinned.store(pin as u8 + 1, Relaxed);
+    /// Notes that session state binds the client to its server, or no more.
+    pub fn set_pinned(&self, pin: Option<Pin>) {
+        self.pinned.store(pin.map_or(0, |pin| pin as u8 + 1), Relaxed);
     }
 
     /// Counts finished transactions. Only the client's own task may call it.
@@ -157,7 +157,8 @@ impl Client {
         match &*held {
             // Counted under the lock: a client that lets go of the server afterwards sees it.
             Some(target) => target.begin().then(|| Arc::clone(target)),
-            None if self.activity() == Activity::Waiting => {
+            // Waiting: it is taken out of the queue. Active: its server is being made ready, and gets it then.
+            None if matches!(self.activity(), Activity::Waiting | Activity::Active) => {
                 self.signal(signal::CANCEL);
                 None
             }
@@ -165,6 +166,10 @@ impl Client {
         }
     }
 }
+
+/// The first process id given to a client: Linux has none that large, so a client that passes its own to
+/// `pg_terminate_backend` ends no backend of anybody else.
+const FIRST_PID: i32 = 1 << 22;
 
 /// All clients of the sidecar, by the process id that each was given.
 #[derive(Debug, Default)]
@@ -215,7 +220,7 @@ impl Clients {
     pub fn add(self: &Arc<Self>, new: NewClient, key: Box<[u8]>, now: Instant) -> Registered {
         let mut map = lock(&self.map);
         loop {
-            map.next = map.next.checked_add(1).unwrap_or(1);
+            map.next = map.next.checked_add(1).unwrap_or(0).max(FIRST_PID);
             if !map.clients.contains_key(&map.next) {
                 break;
             }

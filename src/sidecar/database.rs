@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,8 @@ const WELCOMES: usize = 64;
 pub struct Welcome {
     /// ParameterStatus messages, encoded.
     pub parameters: Box<[u8]>,
+    /// The same as names and values.
+    pub told: Vec<(String, String)>,
 }
 
 /// One policy at work.
@@ -46,6 +48,10 @@ pub struct Database {
     pub catalog: Arc<Catalog>,
     /// Prepared statements by text, shared by all clients.
     pub statements: Registry,
+    /// What sessions begin with, where it changed since the first login.
+    pub news: News,
+    /// How many clients session state binds to a server.
+    pub bound: Arc<AtomicU32>,
     settings: RwLock<Arc<Settings>>,
     version: AtomicU64,
     welcomes: Mutex<LruCache<StartupSet, Arc<Welcome>>>,
@@ -64,6 +70,8 @@ impl Database {
             workers: (0..workers).map(|_| Worker::default()).collect(),
             health: Health::default(),
             statements: Registry::default(),
+            bound: Arc::default(),
+            news: News::default(),
             version: AtomicU64::new(settings.version),
             settings: RwLock::new(settings),
             welcomes: Mutex::new(LruCache::new(NonZeroUsize::MIN.saturating_add(WELCOMES - 1))),
@@ -87,7 +95,6 @@ impl Database {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&settings);
         self.version.store(settings.version, Relaxed);
         if replace.is_some() {
-            self.catalog.forget();
             self.welcomes.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
         self.pool.reconfigure(settings.policy.pool.clone(), replace.unwrap_or(crate::pool::Replace::Keep));
@@ -101,6 +108,58 @@ impl Database {
     /// Keeps what a server said at login for the clients of its startup set.
     pub fn keep_welcome(&self, set: StartupSet, welcome: Arc<Welcome>) {
         self.welcomes.lock().unwrap_or_else(PoisonError::into_inner).put(set, welcome);
+    }
+}
+
+/// Parameters that changed for all sessions: PostgreSQL tells each of its clients, so each of ours is told.
+#[derive(Debug, Default)]
+pub struct News {
+    version: AtomicU32,
+    changed: Mutex<Vec<(String, String)>>,
+}
+
+impl News {
+    /// Counts the changes: a cheap look at whether there is anything to tell.
+    pub fn version(&self) -> u32 {
+        self.version.load(Relaxed)
+    }
+
+    /// Takes what one server's sessions begin with now; `told` is what clients were told at login.
+    pub fn note(&self, now: &[(String, String)], told: &[(String, String)]) {
+        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, value) in now {
+            let known = changed.iter_mut().find(|(known, _)| known == name);
+            let before = told.iter().find(|(known, _)| known == name);
+            match (known, before) {
+                (Some((_, known)), _) if known != value => value.clone_into(known),
+                (None, Some((_, before))) if before != value => changed.push((name.clone(), value.clone())),
+                _ => continue,
+            }
+            self.version.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// All that changed.
+    pub fn all(&self) -> Vec<(String, String)> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// One client that session state binds to a server; counted until dropped.
+#[derive(Debug)]
+pub struct Bound(Arc<AtomicU32>);
+
+impl Bound {
+    /// Counts one more, if that is within the limit.
+    pub fn one_more(count: &Arc<AtomicU32>, limit: u32) -> Option<Self> {
+        let more = |n: u32| (n < limit).then_some(n + 1);
+        count.fetch_update(Relaxed, Relaxed, more).is_ok().then(|| Self(Arc::clone(count)))
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 

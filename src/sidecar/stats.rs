@@ -92,6 +92,14 @@ pub struct Worker {
     pub prepares: Counter,
     /// Parse messages answered without the server.
     pub prepare_hits: Counter,
+    /// Servers scrubbed for another client.
+    pub scrubs: Counter,
+    /// Servers on which a client's settings were set.
+    pub adaptations: Counter,
+    /// Audits about what a transaction can have changed.
+    pub targeted_audits: Counter,
+    /// Audits about everything.
+    pub full_audits: Counter,
     /// Clients bound to their server by session state, by reason (see `pg::session::scan::Pin`).
     pub pins: [Counter; 8],
 }

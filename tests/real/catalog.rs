@@ -1,6 +1,6 @@
 //! Quiet or noisy: what can touch a session behind an ordinary statement's back, asked of real catalogs.
 
-use crate::support::{Bed, Client, Options, Postgres, bed, eventually, pg};
+use crate::support::{Bed, Client, Load, Options, Postgres, bed, eventually, pg};
 use poolkeeper::pg::session::catalog::{Row, Verdict, judge, question};
 use serde_json::Value;
 use std::sync::Arc;
@@ -252,6 +252,24 @@ fn it_takes_no_servers_place() {
     assert_eq!(state, [[Some("idle".to_owned()), None]]);
     assert_eq!(client.value("SHOW search_path"), "\"$user\", public");
     assert_eq!(client.value("SHOW transaction_isolation"), "read committed");
+}
+
+/// Where every server goes from client to client at once, none ever idles: one on its way back is taken.
+#[test]
+fn a_saturated_pool_is_asked_too() {
+    if bed::is_direct() {
+        return;
+    }
+    let bed = Bed::with(|policy| policy.set("pool.size", 1).set("pool.maxOverflow", 0).set("health.interval", "60s"));
+    bed.admin().rows(&format!("{}; GRANT ALL ON load TO {}", Load::TABLE, pg::USER));
+    let load = Load::start(&bed.connect(), 8);
+    for verdict in ["quiet", "noisy"] {
+        eventually(verdict, || catalog(&bed)["verdict"] == verdict);
+        load.advance(100);
+        bed.setup("CREATE OR REPLACE FUNCTION f() RETURNS void LANGUAGE sql AS 'UNLISTEN *'");
+    }
+    load.stop_without_errors();
+    assert_eq!(bed.backends().len(), 1);
 }
 
 /// A database that nobody uses is left alone.

@@ -110,9 +110,9 @@ fn unlimited_is_unlimited() {
     assert_eq!(bed.backends().len(), 40);
     clients.iter_mut().for_each(|client| drop(client.rows("COMMIT")));
     assert_eq!(bed.backends().len(), 40, "all are kept");
-    let health = bed.sidecar().unwrap().health();
-    assert_eq!(
-        (&health["checked_in"], &health["checked_out"], &health["overflow"]),
-        (&40.into(), &0.into(), &0.into())
-    );
+    // One may be lent to the pooler's own question for a moment.
+    eventually("all are free", || {
+        let health = bed.sidecar().unwrap().health();
+        ["checked_in", "checked_out", "overflow"].map(|name| health[name].as_i64()) == [Some(40), Some(0), Some(0)]
+    });
 }

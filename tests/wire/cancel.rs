@@ -118,7 +118,7 @@ fn case_02_cancel_does_not_hit_the_poolers_own_query() {
         }
         login?;
         session.serve_with(|sql| {
-            if !sql.contains("'mine'") && seen.saw("armed") {
+            if sql.trim_end_matches('\0').is_empty() && seen.saw("armed") {
                 seen.note("ping");
                 thread::sleep(Duration::from_millis(500));
                 assert!(!seen.saw("cancel"), "the pooler's own query was cancelled");
@@ -135,11 +135,18 @@ fn case_02_cancel_does_not_hit_the_poolers_own_query() {
     let mut client = sidecar.client();
     client.send(&[fe::query("SELECT 'mine'")]);
     client.expect("T D:1 C Z:I");
-    // Silent for longer than a connection goes unpinged.
-    thread::sleep(Duration::from_millis(900));
     events.note("armed");
-    client.send(&[fe::query("SELECT 'mine'")]);
-    eventually("the ping", || events.saw("ping"));
+    // Silent for longer than a connection goes unpinged, unless the pooler asks for something of its own meanwhile.
+    eventually("the ping", || {
+        thread::sleep(Duration::from_millis(900));
+        client.send(&[fe::query("SELECT 'mine'")]);
+        thread::sleep(Duration::from_millis(100));
+        let pinged = events.saw("ping");
+        if !pinged {
+            client.expect("T D:1 C Z:I");
+        }
+        pinged
+    });
     client.canceller().send();
     // Cancelled while it waited, or answered: both are right. The ping goes on.
     let first = client.message();

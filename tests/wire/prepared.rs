@@ -1,7 +1,7 @@
 //! 6.3 Prepared statements, as far as they need no session state (24–27, 31–36, 38).
 
 use crate::support::wire::{Client, Message};
-use crate::support::{Bed, bed, fe, pg};
+use crate::support::{Bed, bed, eventually, fe, pg};
 use std::process::Command;
 
 /// Prepares and describes a statement: the bodies of ParameterDescription and RowDescription or NoData.
@@ -84,6 +84,23 @@ fn case_26_unnamed_statements_are_each_clients_own() {
     a.expect("1 2 Z:I E:34000 Z:I");
     fresh.send(&[fe::execute(""), fe::sync()]);
     fresh.expect("E:34000 Z:I");
+}
+
+#[test]
+fn case_26_an_unnamed_statement_outlives_a_ping_of_its_server() {
+    let bed = Bed::sized(1);
+    let mut client = bed.client();
+    let mut admin = bed.admin();
+    client.send(&[fe::parse("", "SELECT 'kept'", &[]), fe::sync()]);
+    client.expect("1 Z:I");
+    // Longer than the pool lends a server without asking whether it is still there (half a second).
+    eventually("its server has been idle", || {
+        let idle = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app' AND datname = current_database() \
+                    AND clock_timestamp() - state_change > '1 s'";
+        admin.value(idle) == "1"
+    });
+    client.send(&[fe::run("", &[])]);
+    client.expect("2 D:kept C Z:I");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::schema;
 pub use super::v1alpha1::{Auth, DbPoolPolicy, DbPoolPolicySpec, Mode, Preset, Readiness, Reset, TlsMode};
+use crate::pg::session::mine::Care;
 use crate::pool;
 
 mod rules;
@@ -78,6 +79,10 @@ pub struct Resolved {
     pub reset_on_return: Reset,
     /// Statements kept prepared per server connection; 0 = pass through.
     pub prepared_statements: u32,
+    /// What becomes of session state.
+    pub care: Care,
+    /// Share of the servers, in per cents, that clients may keep for session state.
+    pub max_pinned: u8,
     /// Times that the pool doesn't know of.
     pub timeouts: Timeouts,
     /// How health is found out.
@@ -86,6 +91,18 @@ pub struct Resolved {
     pub credentials: CredentialsSource,
     /// The policy's fields with every default filled in, as `check --resolved` and `/status` show them.
     pub effective: DbPoolPolicySpec,
+}
+
+impl Resolved {
+    /// How many clients session state may bind to servers at once: the share of the limit, rounded up, one at least.
+    pub fn most_bound(&self) -> u32 {
+        match self.pool.limit() {
+            Some(limit) => {
+                u32::try_from((u64::from(limit) * u64::from(self.max_pinned)).div_ceil(100)).unwrap_or(u32::MAX).max(1)
+            }
+            None => u32::MAX,
+        }
+    }
 }
 
 /// Where and whom the sidecar serves.

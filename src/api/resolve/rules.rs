@@ -11,10 +11,14 @@ use super::{
     Preset, Problem, Resolved, Timeouts, TlsMode,
 };
 use crate::api::duration::{Bounds, Duration};
+use crate::api::percent::Percent;
 use crate::api::schema;
 use crate::api::v1alpha1 as v1;
+use crate::pg::session::mine::Care;
 use crate::pool;
 
+/// Share of the servers that session state may bind to clients.
+const MAX_PINNED: Percent = Percent::new(50);
 /// A connection heard from more recently than this is lent without a ping.
 const PING_AFTER: StdDuration = StdDuration::from_millis(500);
 
@@ -67,6 +71,13 @@ impl Rules {
         let pool_spec = spec.pool.get_or_insert_default();
         let (mode, reset) = (pool_spec.mode.unwrap_or_default(), pool_spec.reset_on_return.unwrap_or_default());
         let prepared = unsigned(pool_spec.prepared_statements.unwrap_or_default());
+        let care = match pool_spec.session_state.unwrap_or_default() {
+            v1::SessionState::Preserve => Care::Preserve,
+            v1::SessionState::Strict => Care::Strict,
+            v1::SessionState::Trusting => Care::Trusting,
+            v1::SessionState::Reject => Care::Reject,
+        };
+        let max_pinned = pool_spec.max_pinned.unwrap_or_default().get();
         let pool = pool::Config::new(settings).map_err(|errors| {
             errors.into_iter().map(|error| Problem::new(pool_path(error.field), error.message)).collect::<Vec<_>>()
         })?;
@@ -82,6 +93,8 @@ impl Rules {
             mode,
             reset_on_return: reset,
             prepared_statements: prepared,
+            care,
+            max_pinned,
             timeouts,
             health,
             credentials: match &spec.database.credentials {
@@ -158,6 +171,8 @@ impl Rules {
         spec.mode.get_or_insert_default();
         spec.reset_on_return.get_or_insert_default();
         spec.prepared_statements.get_or_insert(200);
+        spec.session_state.get_or_insert_default();
+        spec.max_pinned.get_or_insert(MAX_PINNED);
         pool::Settings {
             size,
             max_overflow,

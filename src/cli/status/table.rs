@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
-use crate::sidecar::status::{Client, Pool, Status};
+use crate::sidecar::status::{Catalog, Client, Pool, Status};
 use crate::telemetry::escape;
 
 /// The whole picture. `watched` has the transactions a second by database and how many clients to show.
@@ -15,6 +15,12 @@ pub fn render(status: &Status, watched: Option<(HashMap<String, f64>, usize)>) -
     for pool in &status.pools {
         for note in pool.health.reason.iter().chain(&pool.server.degraded) {
             line(&mut out, &format!("{}: {note}", pool.database));
+        }
+        if pool.catalog.verdict == "noisy" {
+            line(
+                &mut out,
+                &format!("{}: noisy, its objects can touch a session: {}", pool.database, noise(&pool.catalog)),
+            );
         }
         if pool.orphaned {
             line(
@@ -35,6 +41,15 @@ pub fn render(status: &Status, watched: Option<(HashMap<String, f64>, usize)>) -
         out.push_str(&clients(&status.clients, most));
     }
     out
+}
+
+/// What makes a database noisy: a few names.
+fn noise(catalog: &Catalog) -> String {
+    let shown = catalog.names.iter().take(3).map(String::as_str).collect::<Vec<_>>().join("; ");
+    match catalog.names.len().saturating_sub(3) + catalog.more {
+        0 => shown,
+        more => format!("{shown}; and {more} more"),
+    }
 }
 
 /// One line; line breaks at its start are ours, everything else may come from elsewhere.
@@ -250,6 +265,22 @@ DATABASE  HEALTH   IN USE  OF  USED  SIZE  OVERFLOW  IDLE  CLOSING  WAITING  CLI
 orders    healthy      12  30   40%    20         0     0        0        0        0         -         0  ab12                 0
 "
         );
+    }
+
+    #[test]
+    fn what_makes_a_database_noisy_is_named() {
+        let mut status = status();
+        status.pools[0].catalog = Catalog {
+            verdict: "noisy".into(),
+            names: ["function a: SET", "extension b", "view c", "view d"].map(String::from).to_vec(),
+            more: 5,
+            ..Catalog::default()
+        };
+        let text = render(&status, None);
+        let line = "orders: noisy, its objects can touch a session: function a: SET; extension b; view c; and 6 more\n";
+        assert!(text.contains(line), "{text}");
+        status.pools[0].catalog.verdict = "quiet".into();
+        assert!(!render(&status, None).contains("noisy"));
     }
 
     #[test]

@@ -36,6 +36,9 @@ impl Pair {
             match self.exchange.on_server(tag, body, &mut self.names, &mut cache) {
                 Ok(Verdict::Forward) => got.push(char::from(tag)),
                 Ok(Verdict::Swallow) => {}
+                Ok(Verdict::Row) => got.push_str("(row)"),
+                Ok(Verdict::Parameter) => got.push('p'),
+                Ok(Verdict::PrefaceFailed) => got.push_str("(failed)"),
                 Err(error) => {
                     result = Err(error);
                     break;
@@ -69,7 +72,7 @@ impl Pair {
     }
 
     fn statement(&mut self, text: &str) -> Arc<Statement> {
-        self.registry.intern(text.as_bytes(), Scan::default).unwrap()
+        self.registry.intern(text.as_bytes(), b"", Scan::default).unwrap()
     }
 
     /// A client's Parse that the server has not seen yet.
@@ -619,6 +622,62 @@ fn a_copy_sent_blindly_with_a_sync_before_and_one_behind_its_end() {
     pair.exchange.sync();
     assert_eq!(pair.hear("2nGCZ"), "2nGCZ");
     assert!(pair.exchange.is_free(), "the first Sync was ignored, the second answered");
+}
+
+fn ours(pair: &mut Pair, purpose: Purpose, messages: &[Expect]) {
+    for expect in messages {
+        pair.exchange.ours(*expect, purpose);
+    }
+}
+
+const STEP: [Expect; 5] = [Expect::Parse, Expect::Bind, Expect::Execute, Expect::Parse, Expect::Sync];
+const GATE: [Expect; 2] = [Expect::DescribeStatement, Expect::Close];
+
+#[test]
+fn a_preface_is_swallowed_and_the_clients_batch_follows() {
+    let mut pair = Pair::default();
+    ours(&mut pair, Purpose::Preface, &STEP);
+    ours(&mut pair, Purpose::Preface, &GATE);
+    assert!(pair.exchange.has_preface() && !pair.exchange.is_quiet());
+    pair.exchange.query(Expect::Query, false);
+    assert_eq!(pair.hear("12NSAC1Zt"), "p");
+    assert!(pair.exchange.has_preface());
+    assert_eq!(pair.hear("n3TDCZ"), "TDCZ");
+    assert!(!pair.exchange.has_preface() && pair.exchange.is_free());
+}
+
+#[test]
+fn a_preface_that_fails_is_told_at_once() {
+    for answers in ["1E", "12CE", "12C1ZE"] {
+        let mut pair = Pair::default();
+        ours(&mut pair, Purpose::Preface, &STEP);
+        ours(&mut pair, Purpose::Preface, &GATE);
+        pair.exchange.query(Expect::Query, false);
+        assert_eq!(pair.hear(answers), "(failed)", "{answers}");
+    }
+}
+
+#[test]
+fn a_preface_must_leave_no_transaction() {
+    let mut pair = Pair::default();
+    ours(&mut pair, Purpose::Preface, &STEP);
+    assert!(pair.try_hear("12C1z").is_err());
+}
+
+#[test]
+fn an_audit_gives_rows_and_may_fail() {
+    let mut pair = Pair::default();
+    let ask = [Expect::Bind, Expect::Execute, Expect::Sync];
+    ours(&mut pair, Purpose::Audit, &ask);
+    ours(&mut pair, Purpose::Audit, &ask);
+    assert_eq!(pair.hear("2DDCz"), "(row)(row)");
+    assert!(pair.exchange.has_audit());
+    assert_eq!(pair.hear("2ACZ"), "A", "a notification is its client's");
+    assert!(!pair.exchange.has_audit() && pair.exchange.is_free() && !pair.exchange.take_audit_failed());
+    ours(&mut pair, Purpose::Audit, &ask);
+    ours(&mut pair, Purpose::Audit, &ask);
+    assert_eq!(pair.hear("2E!2CZ"), "");
+    assert!(pair.exchange.take_audit_failed() && pair.exchange.is_free());
 }
 
 #[test]

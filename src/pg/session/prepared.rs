@@ -49,47 +49,87 @@ pub struct Registry {
 #[derive(Debug, Default)]
 struct Known {
     statements: HashMap<Box<[u8]>, Weak<Statement>>,
+    /// Those prepared under settings that parsing depends on, by these and the tail.
+    labelled: HashMap<(Box<[u8]>, Box<[u8]>), Weak<Statement>>,
     last: u64,
     /// Dead entries are swept when the map reaches this size.
     sweep: usize,
 }
 
 impl Registry {
-    /// The one statement of this text and these parameter types; `scan` looks at the text if it is new.
+    /// The one statement of this text and these parameter types under these settings that parsing depends on
+    /// ([`Label::parse_key`](super::label::Label::parse_key)); `scan` looks at the text if it is new.
     ///
     /// # Errors
     /// If the system has no random bytes.
-    pub fn intern(&self, tail: &[u8], scan: impl FnOnce() -> Scan) -> Result<Arc<Statement>, getrandom::Error> {
+    pub fn intern(
+        &self,
+        tail: &[u8],
+        label: &[u8],
+        scan: impl FnOnce() -> Scan,
+    ) -> Result<Arc<Statement>, getrandom::Error> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(statement) = known.statements.get(tail).and_then(Weak::upgrade) {
+        let found = match label {
+            [] => known.statements.get(tail).and_then(Weak::upgrade),
+            label => known.labelled.get(&(label.into(), tail.into())).and_then(Weak::upgrade),
+        };
+        if let Some(statement) = found {
             return Ok(statement);
         }
-        known.last += 1;
-        let statement = Arc::new(Statement { id: known.last, name: random_name()?, tail: tail.into(), scan: scan() });
-        if known.statements.len() >= known.sweep {
+        let statement = known.make(tail, scan())?;
+        if known.statements.len() + known.labelled.len() >= known.sweep {
             known.statements.retain(|_, statement| statement.strong_count() > 0);
-            known.sweep = known.statements.len() * 2 + 64;
+            known.labelled.retain(|_, statement| statement.strong_count() > 0);
+            known.sweep = (known.statements.len() + known.labelled.len()) * 2 + 64;
         }
-        known.statements.insert(tail.into(), Arc::downgrade(&statement));
+        match label {
+            [] => known.statements.insert(tail.into(), Arc::downgrade(&statement)),
+            label => known.labelled.insert((label.into(), tail.into()), Arc::downgrade(&statement)),
+        };
         Ok(statement)
+    }
+
+    /// A statement that is shared with nobody: settings that hold for this transaction only may be folded into it.
+    ///
+    /// # Errors
+    /// If the system has no random bytes.
+    pub fn alone(&self, tail: &[u8], scan: Scan) -> Result<Arc<Statement>, getrandom::Error> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).make(tail, scan)
+    }
+
+    /// Something was defined: who prepares a text from now on gets it parsed anew (a type or a table of that name may be
+    /// another one). Who has prepared it before keeps what it has, as in PostgreSQL.
+    pub fn retire_all(&self) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.statements.clear();
+        known.labelled.clear();
     }
 
     /// What this statement returns has changed since it was prepared (`cached plan must not change result type`): who
     /// has it goes on meeting that error, as in PostgreSQL; who prepares the same text again gets a new one
     /// (wire-cases 34).
     pub fn retire(&self, statement: &Arc<Statement>) {
+        let is = |known: &Weak<Statement>| std::ptr::eq(known.as_ptr(), Arc::as_ptr(statement));
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known
-            .statements
-            .get(&statement.tail)
-            .is_some_and(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(statement)))
-        {
+        if known.statements.get(&statement.tail).is_some_and(is) {
             known.statements.remove(&statement.tail);
         }
+        known.labelled.retain(|_, other| !is(other));
     }
 }
 
-fn random_name() -> Result<Box<[u8]>, getrandom::Error> {
+impl Known {
+    fn make(&mut self, tail: &[u8], scan: Scan) -> Result<Arc<Statement>, getrandom::Error> {
+        self.last += 1;
+        Ok(Arc::new(Statement { id: self.last, name: random_name()?, tail: tail.into(), scan }))
+    }
+}
+
+/// A name for use on servers that nobody guesses or chooses by chance.
+///
+/// # Errors
+/// If the system has no random bytes.
+pub fn random_name() -> Result<Box<[u8]>, getrandom::Error> {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut random = [0; 16];
     getrandom::fill(&mut random)?;
@@ -132,6 +172,11 @@ impl Names {
             }
         }
         if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) }
+    }
+
+    /// The name that the client has for a statement; none if it has none any more.
+    pub fn name_of(&self, id: u64) -> Option<&[u8]> {
+        self.named.iter().find(|(_, statement)| statement.id == id).map(|(name, _)| &**name)
     }
 
     /// Notes a change that the next answer decides about.
@@ -228,6 +273,11 @@ impl Cache {
             return self.unnamed.as_ref().is_some_and(|held| held.is(statement));
         }
         self.held.get(&statement.id).is_some()
+    }
+
+    /// SQL has deallocated this statement, or will have when the server comes to the next message.
+    pub fn remove(&mut self, id: u64) {
+        self.held.pop(&id);
     }
 
     /// The statement with this number, if the server has it; not marked as used.

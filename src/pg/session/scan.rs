@@ -10,6 +10,8 @@ use std::sync::LazyLock;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
+use super::label::matters_to_parser;
+
 /// Why a client keeps its server beyond the transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -65,24 +67,89 @@ impl Pin {
     }
 }
 
+/// What is to be asked of the session after a transaction: a set of kinds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Asks(u8);
+
+impl Asks {
+    /// Settings whose names are known.
+    pub const SETTINGS: Self = Self(1);
+    /// Channels.
+    pub const LISTEN: Self = Self(2);
+    /// Advisory locks.
+    pub const LOCKS: Self = Self(4);
+    /// Cursors WITH HOLD.
+    pub const CURSORS: Self = Self(8);
+    /// Statements prepared by SQL.
+    pub const PREPARED: Self = Self(16);
+    /// Temporary objects.
+    pub const TEMPORARY: Self = Self(32);
+    /// Settings by whatever name.
+    pub const ALL_SETTINGS: Self = Self(64);
+    /// Everything.
+    pub const ALL: Self = Self(127);
+
+    /// All of both.
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether any of `other` is in it.
+    pub fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Nothing to ask.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
 /// What a text may do to the session.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Scan {
-    /// The client must keep its server from now on.
+    /// The client must keep its server from now on, and no audit frees it: what was done can't be asked about.
     pub pin: Option<Pin>,
+    /// What it may have left behind.
+    pub asks: Asks,
+    /// What it may have ended, worth asking about for a client that is bound.
+    pub frees: Asks,
+    /// It has a word or a statement that is not on the list of harmless ones: the session is not proven afterwards.
+    pub touches: bool,
+    /// It is only BEGIN, COMMIT, ROLLBACK, SHOW, SELECT of constants: it proves itself in any database.
+    pub constant: bool,
+    /// It runs routines as a statement of their own (CALL): in a noisy database anything may have changed.
+    pub calls: bool,
     /// It has a SET statement whose effect ends with the transaction (SET LOCAL, SET TRANSACTION, SET CONSTRAINTS).
     pub sets: bool,
+    /// It calls set_config(): literals and parameters may be names of settings.
+    pub set_config: bool,
     /// It asks for this session's last sequence value, which only the server that drew it knows.
     pub sequence: bool,
+    /// It names statements prepared by SQL (PREPARE, EXECUTE, DEALLOCATE, the catalog view).
+    pub names_prepared: bool,
+    /// It prepares one by SQL.
+    pub prepares: bool,
+    /// It sets a custom setting (`app.x`), whose name the session knows from then on.
+    pub customs: bool,
+    /// It reads settings by name, and can tell a custom one that was never set from one that was.
+    pub reads_settings: bool,
 }
 
 impl Scan {
     fn pin(&mut self, pin: Pin) {
         self.pin.get_or_insert(pin);
+        self.touches = true;
+    }
+
+    fn ask(&mut self, asks: Asks) {
+        self.asks = self.asks.and(asks);
+        self.frees = self.frees.and(asks);
+        self.touches = true;
     }
 }
 
-const WORDS: [&str; 16] = [
+const WORDS: [&str; 25] = [
     ";",
     "set_config",
     "pg_settings",
@@ -96,9 +163,18 @@ const WORDS: [&str; 16] = [
     "query_to_xml",
     "cursor_to_xml",
     "ts_stat",
+    "ts_rewrite",
     "u&\"",
     "hold",
     "crosstab",
+    "connectby",
+    "xpath_table",
+    "backup",
+    "replication",
+    "pg_prepared_statement",
+    "execute",
+    "current_setting",
+    "set_limit",
 ];
 
 /// Looks at a text in one pass.
@@ -108,7 +184,7 @@ pub fn scan(text: &[u8]) -> Scan {
     });
     // What follows the text in a Parse are the types of its parameters.
     let text = memchr::memchr(0, text).map_or(text, |end| &text[..end]);
-    let mut scan = Scan::default();
+    let mut scan = Scan { constant: true, ..Scan::default() };
     statement(text, &mut scan);
     if !filter::may_have_words(text) {
         return scan;
@@ -118,61 +194,205 @@ pub fn scan(text: &[u8]) -> Scan {
         return scan;
     };
     for found in search.find_iter(text) {
+        let (before, after) = (&text[..found.start()], &text[found.end()..]);
         match WORDS[found.pattern().as_usize()] {
-            ";" => statement(&text[found.end()..], &mut scan),
-            "set_config" | "pg_settings" => scan.pin(Pin::Setting),
-            "pg_temp" if creates(&text[..found.start()]) || names_path(&text[..found.start()]) => {
-                scan.pin(Pin::Temporary);
+            ";" => statement(after, &mut scan),
+            "set_config" => {
+                scan.ask(Asks::SETTINGS);
+                scan.set_config = true;
+                scan.customs = true;
+                if !names_a_setting(after) {
+                    scan.pin(Pin::Setting);
+                }
             }
-            "temp" if is_temporary(text, found.start(), found.end()) => scan.pin(Pin::Temporary),
-            "advisory" if takes_session_lock(text, found.start(), found.end()) => scan.pin(Pin::AdvisoryLock),
+            "pg_settings" if contains_word(text, b"update") => scan.ask(Asks::ALL_SETTINGS),
+            "pg_temp" if creates(before) || names_path(before) => scan.ask(Asks::TEMPORARY),
+            "temp" if is_temporary(text, found.start(), found.end()) => scan.ask(Asks::TEMPORARY),
+            "advisory" if takes_session_lock(text, found.start(), found.end()) => scan.ask(Asks::LOCKS),
+            "advisory" if contains(word_around(text, found.start(), found.end()), b"unlock") => {
+                scan.frees = scan.frees.and(Asks::LOCKS);
+                scan.touches = true;
+            }
             "currval" | "lastval" => scan.sequence = true,
-            "hold" if first_word(text).0.eq_ignore_ascii_case(b"declare") => scan.pin(Pin::Cursor),
-            "setseed" | "dblink" | "query_to_xml" | "cursor_to_xml" | "ts_stat" | "u&\"" | "crosstab" => {
-                scan.pin(Pin::Code);
-            }
+            "hold" if contains_word(text, b"declare") => scan.ask(Asks::CURSORS),
+            "setseed" | "dblink" | "backup" | "replication" => scan.pin(Pin::Code),
+            "query_to_xml" | "cursor_to_xml" | "ts_stat" | "ts_rewrite" | "u&\"" | "crosstab" | "connectby"
+            | "xpath_table" => scan.ask(Asks::ALL),
+            "pg_prepared_statement" => scan.names_prepared = true,
+            "current_setting" => scan.reads_settings = true,
+            "execute" if first_word(text).0.eq_ignore_ascii_case(b"do") => scan.ask(Asks::ALL),
+            // pg_trgm keeps it as a setting of its own.
+            "set_limit" => scan.ask(Asks::ALL_SETTINGS),
+            "pg_temp" | "pg_settings" => scan.touches = true,
             _ => {}
         }
+        scan.constant = false;
     }
+    // The semicolons alone say nothing: what stands between them has been looked at.
+    scan.constant = is_constant(text);
     scan
 }
 
-/// What a CommandComplete tag says about the session that the text has not said already.
-pub fn tag(tag: &[u8], text_sets: bool) -> Option<Pin> {
-    match tag {
-        b"SET" if !text_sets => Some(Pin::Unexplained),
-        b"LISTEN" => Some(Pin::Listen),
-        b"PREPARE" => Some(Pin::Prepared),
-        b"DO" | b"CALL" | b"LOAD" => Some(Pin::Code),
-        _ => None,
+/// What a CommandComplete tag says about the session that the text may not have said.
+pub fn tag(tag: &[u8], text_sets: bool) -> Tag {
+    let ask = |asks| Tag { asks, touches: true };
+    let word = tag.split(|byte| *byte == b' ').next().unwrap_or_default();
+    match word {
+        b"SELECT" | b"INSERT" | b"UPDATE" | b"DELETE" | b"MERGE" | b"FETCH" | b"COPY" | b"BEGIN" | b"COMMIT"
+        | b"ROLLBACK" | b"SAVEPOINT" | b"RELEASE" | b"START" | b"MOVE" | b"EXPLAIN" | b"LOCK" | b"TRUNCATE"
+        | b"SHOW" | b"ANALYZE" | b"VACUUM" | b"NOTIFY" | b"CLOSE" | b"DECLARE" | b"CHECKPOINT" | b"REINDEX"
+        | b"REFRESH" => Tag::default(),
+        // What the text sets has been looked at there.
+        b"SET" if text_sets => Tag::default(),
+        b"SET" => ask(Asks::ALL_SETTINGS),
+        b"RESET" => ask(Asks::SETTINGS),
+        b"LISTEN" | b"UNLISTEN" => ask(Asks::LISTEN),
+        // PREPARE TRANSACTION too: nothing of it stays in the session, and asking costs little.
+        b"PREPARE" | b"DEALLOCATE" => ask(Asks::PREPARED),
+        b"LOAD" => ask(Asks::ALL),
+        b"CREATE" | b"ALTER" | b"DROP" | b"GRANT" | b"REVOKE" | b"COMMENT" => Tag::default(),
+        _ => Tag { asks: Asks::default(), touches: true },
     }
+}
+
+/// What a tag says: see [`tag`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tag {
+    /// What may have been left behind.
+    pub asks: Asks,
+    /// The session is not proven afterwards.
+    pub touches: bool,
 }
 
 /// Looks at the first words of one statement.
 fn statement(text: &[u8], scan: &mut Scan) {
     let (word, rest) = first_word(text);
+    scan.constant = scan.constant && is_constant(text);
     let next = || first_word(rest).0;
     let is = |word: &[u8], other: &str| word.eq_ignore_ascii_case(other.as_bytes());
     match word.len() {
-        2 if is(word, "do") => scan.pin(Pin::Code),
-        3 if is(word, "set") => {
-            if ["local", "transaction", "constraints"].iter().any(|harmless| is(next(), harmless)) {
-                scan.sets = true;
-            } else {
-                scan.pin(Pin::Setting);
-                scan.sets = true;
+        2 if is(word, "do") => {
+            scan.touches = true;
+            scan.calls = true;
+            if contains_word(text, b"set") || contains_word(text, b"reset") {
+                scan.ask(Asks::SETTINGS);
+            }
+            if contains_word(text, b"listen") || contains_word(text, b"unlisten") {
+                scan.ask(Asks::LISTEN);
             }
         }
-        4 if is(word, "call") || is(word, "load") => scan.pin(Pin::Code),
-        6 if is(word, "listen") => scan.pin(Pin::Listen),
-        7 if is(word, "prepare") && !is(next(), "transaction") => scan.pin(Pin::Prepared),
-        7 if is(word, "declare") && contains_word(text, b"hold") => scan.pin(Pin::Cursor),
+        3 if is(word, "set") => set(rest, scan),
+        4 if is(word, "call") => {
+            scan.touches = true;
+            scan.calls = true;
+        }
+        4 if is(word, "load") => scan.pin(Pin::Code),
+        4 if is(word, "drop") => scan.frees = scan.frees.and(Asks::TEMPORARY),
+        5 if is(word, "reset") => scan.ask(Asks::SETTINGS),
+        5 if is(word, "close") => scan.frees = scan.frees.and(Asks::CURSORS),
+        6 if is(word, "listen") => scan.ask(Asks::LISTEN),
+        4 if is(word, "show") => scan.reads_settings = memchr::memchr(b'.', rest).is_some(),
+        7 if is(word, "prepare") && !is(next(), "transaction") => {
+            scan.names_prepared = true;
+            scan.prepares = true;
+            scan.ask(Asks::PREPARED);
+        }
+        7 if is(word, "declare") && contains_word(text, b"hold") => scan.ask(Asks::CURSORS),
+        7 if is(word, "discard") => {
+            scan.touches = true;
+            scan.frees = Asks::ALL;
+            if is(next(), "all") {
+                scan.ask(Asks::SETTINGS);
+            }
+        }
+        7 if is(word, "execute") => {
+            scan.names_prepared = true;
+            scan.ask(Asks::ALL);
+        }
+        8 if is(word, "unlisten") => scan.ask(Asks::LISTEN),
+        10 if is(word, "deallocate") => {
+            scan.names_prepared = true;
+            scan.ask(Asks::PREPARED);
+        }
         _ => {}
     }
 }
 
+/// SET: for the transaction, or for the session.
+fn set(rest: &[u8], scan: &mut Scan) {
+    let (word, after) = first_word(rest);
+    let is = |other: &str| word.eq_ignore_ascii_case(other.as_bytes());
+    scan.sets = true;
+    if is("transaction") || is("constraints") {
+        return;
+    }
+    if is("local") {
+        let (name, after) = first_word(after);
+        let custom = after_space(after).first() == Some(&b'.');
+        scan.customs |= custom;
+        let name = name.to_ascii_lowercase();
+        // Plans made under it may stay behind; a custom setting makes none.
+        scan.touches |= !custom && matters_to_parser(&name);
+    } else {
+        if is("seed") || (is("session") && first_word(after).0.eq_ignore_ascii_case(b"seed")) {
+            scan.pin(Pin::Code);
+        }
+        scan.customs = true;
+        scan.ask(Asks::SETTINGS);
+    }
+}
+
+/// Only BEGIN, COMMIT, ROLLBACK, SHOW and SELECT of constants, and what goes with a transaction.
+fn is_constant(text: &[u8]) -> bool {
+    text.split(|byte| *byte == b';').all(|text| {
+        let (word, rest) = first_word(text);
+        let is = |other: &str| word.eq_ignore_ascii_case(other.as_bytes());
+        match word.len() {
+            0 => after_space(rest).is_empty(),
+            3 => is("end"),
+            4 => is("show"),
+            5 => is("begin") || is("start") || is("abort"),
+            6 if is("select") => rest.iter().all(|byte| byte.is_ascii_digit() || b" \t\r\n,.".contains(byte)),
+            6 => is("commit") && !first_word(rest).0.eq_ignore_ascii_case(b"prepared"),
+            7 => is("release"),
+            8 => is("rollback") && !first_word(rest).0.eq_ignore_ascii_case(b"prepared"),
+            9 => is("savepoint"),
+            _ => false,
+        }
+    })
+}
+
+/// Whether the first argument of set_config() is a literal or a parameter: then its name can be had.
+fn names_a_setting(after: &[u8]) -> bool {
+    let Some(arguments) = after_space(after).strip_prefix(b"(") else { return false };
+    let argument = after_space(arguments);
+    let Some(end) = (match argument.first() {
+        Some(b'\'') => memchr::memchr(b'\'', &argument[1..]).map(|end| end + 2),
+        Some(b'$') => argument[1..].iter().position(|byte| !byte.is_ascii_digit()).map(|end| end + 1),
+        _ => None,
+    }) else {
+        return false;
+    };
+    let mut rest = after_space(&argument[end..]);
+    if let Some(cast) = rest.strip_prefix(b"::") {
+        rest = after_space(first_word(cast).1);
+    }
+    rest.first() == Some(&b',')
+}
+
+fn contains(word: &[u8], part: &[u8]) -> bool {
+    memchr::memmem::find(&word.to_ascii_lowercase(), part).is_some()
+}
+
 /// The first word of a text, after white space and comments, and what follows it.
-fn first_word(mut text: &[u8]) -> (&[u8], &[u8]) {
+pub fn first_word(text: &[u8]) -> (&[u8], &[u8]) {
+    let text = after_space(text);
+    let end = text.iter().position(|byte| !is_word(*byte)).unwrap_or(text.len());
+    text.split_at(end)
+}
+
+/// What follows white space and comments.
+pub(super) fn after_space(mut text: &[u8]) -> &[u8] {
     loop {
         text = text.trim_ascii_start();
         if text.starts_with(b"--") {
@@ -181,11 +401,9 @@ fn first_word(mut text: &[u8]) -> (&[u8], &[u8]) {
         } else if text.starts_with(b"/*") {
             text = comment(text);
         } else {
-            break;
+            return text;
         }
     }
-    let end = text.iter().position(|byte| !is_word(*byte)).unwrap_or(text.len());
-    text.split_at(end)
 }
 
 /// What follows a comment, which may hold others.
@@ -211,7 +429,8 @@ fn comment(text: &[u8]) -> &[u8] {
     &[]
 }
 
-fn is_word(byte: u8) -> bool {
+/// Whether a byte is part of a word.
+pub(super) fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80
 }
 
@@ -245,91 +464,8 @@ fn names_path(before: &[u8]) -> bool {
 
 /// A lock that outlives the transaction: not the `_xact` functions, not an unlock, not the word alone.
 fn takes_session_lock(text: &[u8], start: usize, end: usize) -> bool {
-    let word = word_around(text, start, end).to_ascii_lowercase();
-    memchr::memmem::find(&word, b"advisory_lock").is_some()
+    contains(word_around(text, start, end), b"advisory_lock")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pin(text: &str) -> Option<Pin> {
-        scan(text.as_bytes()).pin
-    }
-
-    #[test]
-    fn ordinary_statements_bind_nothing() {
-        for text in [
-            "",
-            "select 1",
-            "SELECT abalance FROM pgbench_accounts WHERE aid = 1;",
-            "update t set a = 1 where temp > 3",
-            "insert into weather(temperature) values (1)",
-            "begin; set local search_path to x; commit",
-            "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
-            "set constraints all deferred",
-            "prepare transaction 'x'",
-            "select pg_advisory_xact_lock(1)",
-            "select pg_advisory_unlock_all()",
-            "select count(*) from pg_locks where locktype = 'advisory'",
-            "declare c cursor for select 1",
-            "create table contemporary(a int)",
-            "reset all",
-            "select reset, listen from do_it",
-            "select to_regclass('pg_temp.t')",
-        ] {
-            assert_eq!(pin(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn what_outlives_the_transaction_is_named() {
-        for (text, expected) in [
-            ("set a = 1", Pin::Setting),
-            ("  -- hello\n /* a /* nested */ b */ SET ROLE x", Pin::Setting),
-            ("select 1; set session authorization y", Pin::Setting),
-            ("select set_config('a.b', $1, false)", Pin::Setting),
-            ("update pg_settings set setting = 1", Pin::Setting),
-            ("LISTEN jobs", Pin::Listen),
-            ("create temp table t(a int)", Pin::Temporary),
-            ("create or replace temporary view v as select 1", Pin::Temporary),
-            ("select 1 into temp t", Pin::Temporary),
-            ("create table pg_temp.x(a int)", Pin::Temporary),
-            ("begin; set local search_path to pg_temp; create table x(a int); commit", Pin::Temporary),
-            ("set local schema 'pg_temp'", Pin::Temporary),
-            ("-- a carriage return ends it\rset a = 1", Pin::Setting),
-            ("-- so\rdeclare c cursor with hold for select 1", Pin::Cursor),
-            ("select pg_advisory_lock(1)", Pin::AdvisoryLock),
-            ("select pg_try_advisory_lock_shared(1)", Pin::AdvisoryLock),
-            ("prepare p as select 1", Pin::Prepared),
-            ("declare c cursor with hold for select 1", Pin::Cursor),
-            ("begin; declare c cursor with hold for select 1; commit", Pin::Cursor),
-            ("do $$ begin end $$", Pin::Code),
-            ("call p()", Pin::Code),
-            ("load 'x'", Pin::Code),
-        ] {
-            assert_eq!(pin(text), Some(expected), "{text}");
-        }
-    }
-
-    #[test]
-    fn sequences_are_seen() {
-        assert!(scan(b"select currval('s')").sequence);
-        assert!(scan(b"SELECT LASTVAL()").sequence);
-        assert!(!scan(b"select nextval('s')").sequence);
-    }
-
-    #[test]
-    fn tags_say_what_the_text_did_not() {
-        assert_eq!(tag(b"SET", true), None);
-        assert_eq!(tag(b"SET", false), Some(Pin::Unexplained));
-        assert_eq!(tag(b"SELECT 1", false), None);
-        assert_eq!(tag(b"DO", false), Some(Pin::Code));
-    }
-
-    #[test]
-    fn an_unfinished_comment_is_no_statement() {
-        assert_eq!(pin("/* /* set a = 1"), None);
-        assert_eq!(pin("-- set a = 1"), None);
-    }
-}
+mod tests;

@@ -62,7 +62,8 @@ impl PgConn {
                     b'D' => row(columns(message.body).ok_or_else(|| invalid("a row of another shape"))?),
                     b'Z' => ended.status = *message.body.first().ok_or_else(|| invalid("no status"))?,
                     b'E' => ended.error = Some(describe(message.body)),
-                    b'S' => note(&mut self.parameters, message.body),
+                    // What a client has set shines through here: it is no news.
+                    b'S' => {}
                     b'T' | b'C' | b'I' | b'N' => {}
                     _ => return Err(invalid("a message that was not asked for")),
                 }
@@ -81,15 +82,6 @@ impl PgConn {
 
 fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
-}
-
-/// It may be news: the server has read its configuration again.
-fn note(parameters: &mut [(String, String)], body: &[u8]) {
-    if let Some((name, value)) = message::read_parameter_status(body)
-        && let Some(known) = parameters.iter_mut().find(|(known, _)| known == name)
-    {
-        value.clone_into(&mut known.1);
-    }
 }
 
 fn describe(body: &[u8]) -> String {

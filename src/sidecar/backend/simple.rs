@@ -28,6 +28,8 @@ impl PgConn {
     /// # Errors
     /// If the connection broke or the server is out of step.
     pub async fn simple(&mut self, sql: &str, buffers: &buffer::Pool) -> io::Result<Answer> {
+        // Any Query ends the unnamed statement, an empty one too.
+        self.cache.forget_unnamed();
         let mut query = Vec::with_capacity(sql.len() + 8);
         message::query(&mut query, sql);
         self.stream.write_all(&query).await?;
@@ -63,7 +65,13 @@ impl PgConn {
             b'Z' => answer.status = *message.body.first().ok_or_else(|| invalid("a ReadyForQuery without status"))?,
             b'E' => answer.failed = true,
             b'D' if answer.value.is_none() => answer.value = first_column(message.body),
-            b'T' | b'D' | b'C' | b'I' | b'N' | b'S' => {}
+            b'S' => {
+                // Only what sessions begin with can change here: nothing that we ask sets anything.
+                if let Some((name, value)) = message::read_parameter_status(message.body) {
+                    self.parameters.set(name, value);
+                }
+            }
+            b'T' | b'D' | b'C' | b'I' | b'N' => {}
             _ => return Err(invalid("a message that was not asked for")),
         }
         let total = message.total();
@@ -82,10 +90,8 @@ impl PgConn {
                 Ok(Some(message)) => {
                     match message.tag {
                         b'S' => {
-                            if let Some((name, value)) = message::read_parameter_status(message.body)
-                                && let Some(known) = self.parameters.iter_mut().find(|(known, _)| known == name)
-                            {
-                                known.1 = value.to_owned();
+                            if let Some((name, value)) = message::read_parameter_status(message.body) {
+                                self.parameters.set(name, value);
                             }
                         }
                         b'N' => {}

@@ -11,6 +11,8 @@ use crate::sidecar::database::Database;
 
 /// A look must end within this time; each statement of it within 10 s by the server's own clock.
 const LIMIT: Duration = Duration::from_secs(20);
+/// How long is waited for a server that a client gives back.
+const OFFER: Duration = Duration::from_secs(2);
 /// The longest message of an answer, in bytes: a body, and whatever names.
 const MESSAGE: usize = question::BODY + 64 * 1024;
 
@@ -34,10 +36,9 @@ pub enum Found {
 
 /// Looks; `pulse` is what is known.
 pub async fn look(database: &Database, pulse: Option<&[u8]>) -> Found {
-    let Some(checkout) = database.pool.probe(database.backend.default_key()) else { return Found::Busy };
-    let mut lease = match checkout.await {
+    let mut lease = match server(database).await {
         Ok(lease) => lease,
-        Err(error) => return Found::Failed(error.to_string()),
+        Err(found) => return found,
     };
     match tokio::time::timeout(LIMIT, asked(&mut lease, pulse)).await {
         Ok(Ok(found)) => {
@@ -54,6 +55,17 @@ pub async fn look(database: &Database, pulse: Option<&[u8]>) -> Found {
             Found::Failed(format!("no answer within {} s", LIMIT.as_secs()))
         }
     }
+}
+
+/// An idle server, or the next that a client gives back: where all are busy all the time, none ever idles. None is
+/// opened: where no server changes its client, nobody needs a verdict.
+async fn server(database: &Database) -> Result<Lease<PgBackend>, Found> {
+    if database.pool.stats().idle == 0 {
+        let offered = tokio::time::timeout(OFFER, database.catalog.offers.next()).await;
+        return offered.map_err(|_| Found::Busy);
+    }
+    let Some(checkout) = database.pool.probe(database.backend.default_key()) else { return Err(Found::Busy) };
+    checkout.await.map_err(|error| Found::Failed(error.to_string()))
 }
 
 /// Asks, and ends the transaction however that went.

@@ -10,8 +10,8 @@ const PULSE: Duration = Duration::from_secs(3);
 const SHORT: Duration = Duration::from_millis(250);
 /// The longest time between two tries for a server.
 const BUSY: Duration = Duration::from_secs(3);
-/// After that time a server is opened for it, if one may be.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// After that time a server that comes back from a client is taken.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Between a failed look and the next: at first, and at most.
 const FAILED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// A server is busy with looks for at most a tenth of the time.
@@ -86,7 +86,7 @@ impl Pace {
         match sight.known {
             // It wakes us when it ends.
             Known::Nothing if !sight.settled => return Step::Wait(now + BUSY),
-            // No server is opened before anybody wants one.
+            // No client has come yet.
             Known::Nothing if self.answered.is_none() && !used && !sight.idle => return Step::Wait(now + SHORT),
             Known::Nothing => {}
             Known::Quiet | Known::Stale | Known::Noisy => {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_opened_for_a_database_that_nobody_uses() {
+    fn nothing_is_asked_of_a_database_that_nobody_uses() {
         let now = Instant::now();
         let mut pace = Pace::new(now);
         assert_eq!(pace.step(sight(Known::Nothing, 0, false), now), Step::Wait(now + SHORT));
@@ -152,8 +152,10 @@ mod tests {
             pauses.push((until - at).as_millis());
             at = until;
         }
-        assert_eq!(pauses, [250, 500, 1000, 2000, 3000]);
+        assert_eq!(pauses, [250, 500, 1000]);
         assert!(at >= now + PATIENCE);
+        pace.ended(Outcome::Busy, at);
+        assert_eq!(pace.step(sight(Known::Nothing, 1, true), at), Step::Wait(at + Duration::from_secs(2)));
         pace.ended(Outcome::Busy, at);
         assert_eq!(pace.step(sight(Known::Nothing, 1, true), at), Step::Wait(at + BUSY));
     }

@@ -129,7 +129,10 @@ async fn clients_are_listed_but_the_probes_secret_is_not() {
         .iter()
         .map(|c| (c.pid, c.application.as_str(), c.activity.as_str(), c.pinned.as_deref()))
         .collect();
-    assert_eq!(shown, [(1, "shop", "holding", Some("listen")), (2, "poolkeeper-probe", "idle", None)]);
+    assert_eq!(
+        shown,
+        [(1 << 22, "shop", "holding", Some("listen")), ((1 << 22) + 1, "poolkeeper-probe", "idle", None)]
+    );
     assert!(!serde_json::to_string(&status).unwrap().contains(&secret));
     assert!(fixture.sight.pools().clients.is_empty());
 }

@@ -12,6 +12,7 @@ use crate::pg::message::{self, Severity};
 use crate::pg::session::prepared::Names;
 use crate::pg::stream::Stream;
 use crate::sidecar::clients::{Registered, signal};
+use crate::sidecar::database::{Bound, Welcome};
 
 /// A client as its own task has it.
 #[derive(Debug)]
@@ -35,6 +36,12 @@ pub struct Client {
     drops: usize,
     /// Bytes read and not yet counted.
     pub uncounted: u64,
+    /// Counts it among those that session state binds to a server.
+    pub bound: Option<Bound>,
+    /// What it was told at login.
+    pub told: Option<Arc<Welcome>>,
+    /// Which changes of that it was told.
+    pub news: u32,
 }
 
 /// What a client without a server wants.
@@ -67,6 +74,9 @@ impl Client {
             skips_to_sync: false,
             drops: 0,
             uncounted: 0,
+            bound: None,
+            told: None,
+            news: 0,
         }
     }
 

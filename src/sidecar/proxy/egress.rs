@@ -5,9 +5,10 @@ use super::buffer::{Buffer, Outgoing, SMALL};
 use super::ingress::Ingress;
 use crate::pg::exchange::{Exchange, OutOfStep, Verdict};
 use crate::pg::frame::{self, HEADER};
-use crate::pg::message::ErrorFields;
+use crate::pg::message::{self, ErrorFields};
 use crate::pg::session::prepared::{Cache, Names, Registry};
-use crate::pg::session::scan;
+use crate::pg::session::scan::{self, Tag};
+use crate::pg::session::server::{Parameters, Session};
 use crate::sidecar::catalog::Witness;
 use crate::sidecar::stats::Worker;
 
@@ -25,6 +26,8 @@ pub struct Egress {
     pub own_fault: bool,
     /// The server said 25006: it may have become a standby (wire-cases 77).
     pub read_only: bool,
+    /// Why the session could not be made the client's: nothing of the client has run, and the server is of no use.
+    pub unready: Option<String>,
     /// Sees what defines something.
     witness: Option<Witness>,
 }
@@ -44,8 +47,10 @@ pub struct Sides<'a> {
     pub ingress: &'a mut Ingress,
     /// Bytes for the client.
     pub out: &'a mut Outgoing,
-    /// The `application_name` of its session, if it is known.
-    pub application: &'a mut Option<Box<str>>,
+    /// Whose state it carries.
+    pub session: &'a mut Session,
+    /// What its sessions begin with, as it said.
+    pub parameters: &'a mut Parameters,
     /// Statement mode: a transaction that goes on after a statement is refused.
     pub single: bool,
     /// Where it is counted.
@@ -59,8 +64,6 @@ pub struct Seen {
     pub ready: u32,
     /// Of these, how many ended a transaction.
     pub ended: u32,
-    /// The server told of a change of a parameter.
-    pub parameter: bool,
     /// A transaction goes on that must not: the client has not been told that its statement is over.
     pub refused: bool,
 }
@@ -110,6 +113,12 @@ impl Egress {
             };
             let total = header.total();
             let body = match header.tag {
+                // Answers to an audit are read.
+                b'D' if sides.exchange.has_audit() => match rest.get(HEADER..total) {
+                    Some(body) => body,
+                    None if total <= SMALL => break,
+                    None => &[],
+                },
                 // Only looked at by their tags, whatever their length.
                 b'D' | b'd' | b'T' | b't' | b'V' | b'N' | b'A' | b'G' | b'H' => &[],
                 // The others are short; a long error is forwarded without being understood.
@@ -120,23 +129,43 @@ impl Egress {
                     None => break,
                 },
             };
-            let statement = if header.tag == b'E' { sides.exchange.statement() } else { None };
+            let failed = if header.tag == b'E' { failed(sides) } else { None };
             let verdict = sides.exchange.on_server(header.tag, body, sides.names, sides.cache)?;
-            let forward = verdict == Verdict::Forward;
+            match verdict {
+                Verdict::Forward | Verdict::Swallow | Verdict::Parameter => {}
+                Verdict::Row => sides.session.found.row(body),
+                Verdict::PrefaceFailed => {
+                    let why = ErrorFields::parse(body).map(|fields| format!("{} ({})", fields.message, fields.code));
+                    self.unready = Some(why.unwrap_or_default());
+                    return Ok(seen);
+                }
+            }
+            let mut forward = match verdict {
+                Verdict::Parameter => {
+                    note_parameter(body, sides);
+                    false
+                }
+                verdict => verdict == Verdict::Forward,
+            };
             let n = total.min(rest.len());
             if sides.single && header.tag == b'Z' && body != b"I" {
                 self.take(n, false, input, sides.out);
                 seen.refused = true;
                 return Ok(seen);
             }
+            let noted = verdict == Verdict::Forward;
+            if let Some(Failed { statement, from, to }) = failed {
+                note_failed(statement, body, sides);
+                if n == total && memchr::memmem::find(body, &from).is_some() {
+                    renamed(body, &from, &to, sides.out);
+                    forward = false;
+                }
+            }
             self.pass = total - n;
             self.forward = forward;
             self.take(n, forward, input, sides.out);
-            if forward {
+            if noted {
                 self.note(header.tag, body, sides, &mut seen);
-            }
-            if let Some(statement) = statement {
-                note_failed(statement, body, sides);
             }
             if sides.exchange.has_own() {
                 self.own(sides);
@@ -164,7 +193,9 @@ impl Egress {
                 seen.ready += 1;
                 if body == b"I" {
                     seen.ended += 1;
-                    self.witness.iter_mut().for_each(Witness::ended);
+                    if self.witness.as_mut().is_some_and(Witness::ended) {
+                        sides.statements.retire_all();
+                    }
                 }
             }
             b'C' => {
@@ -184,10 +215,43 @@ impl Egress {
             }
             // What comes while nothing is owed is no statement's doing: the server has read its configuration again.
             // Nor can any client set in_hot_standby: the server was promoted, or it is a standby now.
-            b'S' => seen.parameter |= !sides.exchange.is_quiet() && !body.starts_with(b"in_hot_standby\0"),
+            b'S' if !sides.exchange.is_quiet() && !body.starts_with(b"in_hot_standby\0") => {
+                if let (false, Some((name, _))) = (sides.ingress.mine.sets, message::read_parameter_status(body)) {
+                    sides.ingress.mine.note_parameter(name.as_bytes());
+                }
+            }
             _ => {}
         }
     }
+}
+
+/// A parameter changed while the session was made the client's. What the client set itself is no news, nor what depends
+/// on its role; anything else is what sessions begin with from now on: the server's configuration has changed.
+fn note_parameter(body: &[u8], sides: &mut Sides<'_>) {
+    let Some((name, value)) = message::read_parameter_status(body) else { return };
+    let label = &sides.ingress.mine.label;
+    let has = |name: &[u8]| label.get(name).is_some();
+    let of_role =
+        matches!(name, "is_superuser" | "session_authorization") && (has(b"role") || has(b"session_authorization"));
+    if !of_role && !has(name.to_ascii_lowercase().as_bytes()) {
+        sides.parameters.set(name, value);
+    }
+}
+
+/// A message about a named statement has failed.
+struct Failed {
+    statement: u64,
+    /// The statement's name on servers, and the client's name for it.
+    from: Box<[u8]>,
+    to: Box<[u8]>,
+}
+
+/// What the server's error is about, if it is about a named statement.
+fn failed(sides: &Sides<'_>) -> Option<Failed> {
+    let statement = sides.exchange.statement()?;
+    let from = sides.cache.peek(statement)?.name.clone();
+    let to = sides.exchange.reused_name().or_else(|| sides.names.name_of(statement)).unwrap_or_default().into();
+    Some(Failed { statement, from, to })
 }
 
 /// A statement failed: if because its result has changed, it is not handed to anybody else; if because the server does
@@ -206,18 +270,39 @@ fn note_failed(statement: u64, error: &[u8], sides: &mut Sides<'_>) {
 
 /// A command has completed: its tag tells what the text may not have told.
 fn completed(body: &[u8], sides: &mut Sides<'_>) {
-    // The tags of interest begin with one of these; those of a query's path mostly don't.
-    let (b'S' | b'L' | b'P' | b'D' | b'C' | b'R') = body.first().copied().unwrap_or(0) else { return };
     let tag = body.strip_suffix(b"\0").unwrap_or(body);
-    if let Some(pin) = scan::tag(tag, sides.ingress.sets) {
-        sides.ingress.bind_to_server(pin, sides.stats);
+    if matches!(tag.get(..6), Some(b"SELECT" | b"INSERT" | b"UPDATE" | b"DELETE" | b"COMMIT")) || tag == b"BEGIN" {
+        return;
     }
+    let said = scan::tag(tag, sides.ingress.mine.sets);
+    if said == Tag::default() {
+        return;
+    }
+    sides.ingress.mine.note_tag(said);
     if matches!(tag, b"DEALLOCATE ALL" | b"DISCARD ALL") {
         sides.cache.clear();
         sides.names.clear();
+        sides.session.ours.forget();
+        sides.session.sql_prepared = false;
     }
     if matches!(tag, b"RESET" | b"DISCARD ALL") {
         // It may be what the session began with.
-        *sides.application = None;
+        sides.session.application = None;
+        sides.ingress.mine.name_was_reset = true;
     }
+}
+
+/// An error with the names that its client knows: those of statements on servers are nobody's business.
+fn renamed(body: &[u8], from: &[u8], to: &[u8], out: &mut Outgoing) {
+    out.make(|out| {
+        message::frame(out, b'E', |out| {
+            let mut rest = body;
+            while let Some(at) = memchr::memmem::find(rest, from) {
+                out.extend_from_slice(&rest[..at]);
+                out.extend_from_slice(to);
+                rest = &rest[at + from.len()..];
+            }
+            out.extend_from_slice(rest);
+        });
+    });
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::relay::End;
 use crate::api::resolve::{Mode, Reset};
+use crate::pg::session::rule::{self, Rule};
 use crate::pg::session::scan::Pin;
 use crate::pool::{CloseReason, Lease};
 use crate::sidecar::backend::{PgBackend, PgConn};
@@ -15,8 +16,13 @@ const CANCELS: Duration = Duration::from_secs(10);
 
 /// The server is free and clean: the path of a query.
 pub fn free(database: &Arc<Database>, lease: Lease<PgBackend>, now: Instant) {
-    if lease.cancel.is_settled() && !lease.egress.read_only {
-        lease.give_back(now);
+    if lease.session.proof.is_closing() {
+        return lease.discard(CloseReason::Hygiene);
+    }
+    if (lease.cancel.is_settled() || rule::off(Rule::Cancels)) && !lease.egress.read_only {
+        if let Some(lease) = database.catalog.offer(lease) {
+            lease.give_back(now);
+        }
         return;
     }
     let database = Arc::clone(database);
@@ -48,11 +54,16 @@ pub fn after(
             return if alone { lease.discard(CloseReason::Disconnected) } else { lease.disconnected() };
         }
         End::OutOfStep(_) => return lease.discard(CloseReason::Protocol),
+        End::Unready(_) | End::Another => return lease.discard(CloseReason::Hygiene),
         End::Free | End::Left | End::Fatal(..) => {}
     }
     let Some(undo) = undo(&lease, settings.policy.reset_on_return, mode, pin) else {
-        return lease.discard(CloseReason::Abandoned);
+        let reason =
+            if pin.is_some_and(|pin| !pin.is_discardable()) { CloseReason::Hygiene } else { CloseReason::Abandoned };
+        return lease.discard(reason);
     };
+    let mut lease = lease;
+    lease.session.sql_prepared = true;
     let database = Arc::clone(database);
     tokio::spawn(async move { settle(&database, lease, undo).await });
 }
@@ -89,7 +100,7 @@ async fn settle(database: &Database, mut lease: Lease<PgBackend>, undo: &[&str])
         }
         if *sql == "DISCARD ALL" {
             lease.cache.clear();
-            lease.application = None;
+            lease.session.discarded(Arc::default());
         }
     }
     if lease.egress.read_only {

@@ -1,16 +1,25 @@
 //! From a client's bytes to its server's: which messages pass as they are, which are rewritten, which are answered
 //! here. Works on buffers, knows no socket.
 
-use std::sync::Arc;
+mod enter;
+mod sql;
+mod statements;
+mod taken;
 
-use super::buffer::{Buffer, Outgoing};
+pub use taken::Taken;
+
+use super::buffer::Outgoing;
 use crate::api::resolve::Mode;
 use crate::pg::error::SqlState;
 use crate::pg::exchange::{Exchange, Expect};
 use crate::pg::frame::{self, HEADER};
-use crate::pg::message;
-use crate::pg::session::prepared::{Cache, Change, Names, Registry, Statement};
-use crate::pg::session::scan::{self, Pin, Scan};
+use crate::pg::message::Reader;
+use crate::pg::session::mine::{Care, Mine};
+use crate::pg::session::prepared::{Cache, Change, Names, Registry};
+use crate::pg::session::rule::{self, Rule};
+use crate::pg::session::scan::{self, Asks, Pin, Scan};
+use crate::pg::session::server::Session;
+use crate::pg::session::touched::Touched;
 use crate::sidecar::stats::Worker;
 
 /// What stands between one client's bytes and its server.
@@ -20,12 +29,8 @@ pub struct Ingress {
     pass: usize,
     /// Bytes of the current message that are still to come and are dropped.
     drop: usize,
-    /// Why the client must keep its server, once it must.
-    pub pin: Option<Pin>,
-    /// A statement of this transaction sets something for the transaction only.
-    pub sets: bool,
-    /// It asks for last values of sequences: a server that others used forgets theirs first.
-    asks_sequences: bool,
+    /// What the client's session carries.
+    pub mine: Mine,
     /// Session mode: the client keeps its server anyway, and nothing needs to bind it.
     keeps_server: bool,
 }
@@ -37,24 +42,25 @@ pub struct Server<'a> {
     pub exchange: &'a mut Exchange,
     /// The statements that it has.
     pub cache: &'a mut Cache,
-    /// The client whose sequence values alone it may still know.
-    pub sequences_of: &'a mut Option<i32>,
-    /// The `application_name` of its session, if it is known.
-    pub application: &'a mut Option<Box<str>>,
+    /// Whose state it carries.
+    pub session: &'a mut Session,
     /// Where bytes for it go.
     pub out: &'a mut Outgoing,
 }
 
 /// What is known of the client's database and policy.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Rules<'a> {
     /// How long a client keeps a server.
     pub mode: Mode,
+    /// How session state is looked after in transaction mode.
+    pub care: Care,
     /// Whether protocol-level statements are shared by name; otherwise naming one pins.
     pub shares_statements: bool,
     /// Longest message that is held whole, in bytes.
     pub max_buffered: usize,
-    /// The `application_name` that its server's session is to have; none for whoever does not care.
+    /// The `application_name` that its server's session is to have; none for the health query, which takes any server
+    /// as it is.
     pub application: Option<&'a str>,
     /// The client's number.
     pub client: i32,
@@ -64,22 +70,37 @@ pub struct Rules<'a> {
     pub stats: &'a Worker,
 }
 
+/// One turn of processing: what has come, and where it goes.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    /// What the client sent.
+    pub input: Taken<'a>,
+    /// Its names for statements.
+    pub names: &'a mut Names,
+    /// Its server.
+    pub server: Server<'a>,
+    /// What holds for both.
+    pub rules: &'a Rules<'a>,
+    /// Nothing of the client has gone to this server yet.
+    pub first: bool,
+}
+
 /// Why processing stopped before the end of what was read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Stop {
     /// The next message is not complete: read on.
     More,
+    /// The rest waits until a preface is confirmed.
+    Held,
+    /// The client is better served by another server, and nothing of it has gone to this one.
+    Another,
     /// The client said goodbye.
     Terminate,
     /// The client's connection ends with this error.
     Fatal(SqlState, String),
 }
 
-/// A client's names and texts may take this many times `max_buffered`.
-const STATEMENT_BYTES: usize = 16;
 const PROTOCOL: SqlState = SqlState::PROTOCOL_VIOLATION;
-const SEQUENCE: &str = "currval() and lastval() are asked for the first time in the middle of a transaction, on a server that may \
-     know other clients' values: use INSERT ... RETURNING, or pool.mode: Session";
 
 impl Ingress {
     /// For a client of that mode.
@@ -87,317 +108,235 @@ impl Ingress {
         Self { keeps_server: mode == Mode::Session, ..Self::default() }
     }
 
-    /// Whether the middle of a message is passing through.
+    /// Whether no message is cut in two.
     pub fn is_between_messages(&self) -> bool {
         self.pass == 0 && self.drop == 0
     }
 
     /// Turns what the client sent into what its server gets, as far as messages are complete.
-    pub fn process(
-        &mut self,
-        input: &mut Taken<'_>,
-        names: &mut Names,
-        server: &mut Server<'_>,
-        rules: Rules<'_>,
-    ) -> Stop {
+    pub fn process(&mut self, turn: &mut Turn<'_>) -> Stop {
         loop {
-            let rest = input.rest();
+            let rest = turn.input.rest();
             if rest.is_empty() {
                 return Stop::More;
             }
             if self.pass > 0 {
                 let n = self.pass.min(rest.len());
                 self.pass -= n;
-                input.forward(n, server.out);
+                turn.input.forward(n, turn.server.out);
                 continue;
             }
             if self.drop > 0 {
                 let n = self.drop.min(rest.len());
                 self.drop -= n;
-                input.skip(n);
+                turn.input.skip(n);
                 continue;
             }
-            if let Err(stop) = self.message(input, names, server, rules) {
+            if turn.server.exchange.has_preface() && !turn.server.exchange.has_batch() && enter::gates() {
+                // One batch is on its way behind the gate: what follows its Sync would pass a closed one.
+                return Stop::Held;
+            }
+            if let Err(stop) = self.message(turn) {
                 return stop;
             }
         }
     }
 
-    fn message(
-        &mut self,
-        input: &mut Taken<'_>,
-        names: &mut Names,
-        server: &mut Server<'_>,
-        rules: Rules<'_>,
-    ) -> Result<(), Stop> {
-        let rest = input.rest();
+    fn message(&mut self, turn: &mut Turn<'_>) -> Result<(), Stop> {
+        let rest = turn.input.rest();
         let header = match frame::header(rest) {
             Ok(Some(header)) => header,
             Ok(None) => return Err(Stop::More),
             Err(error) => return Err(Stop::Fatal(PROTOCOL, error.to_string())),
         };
         let total = header.total();
-        if server.exchange.is_skipping() && !matches!(header.tag, b'S' | b'X') {
+        if turn.server.exchange.is_skipping() && !matches!(header.tag, b'S' | b'X') {
             known(header.tag)?;
             self.drop = total;
             return Ok(());
         }
-        if let Some(name) = rules.application {
-            name_application(name, server);
-        }
-        if self.asks_sequences && matches!(header.tag, b'Q' | b'P' | b'B' | b'D' | b'E' | b'F') {
-            forget_sequences(server, rules);
+        if self.keeps_server {
+            return self.keeper(header.tag, total, turn);
         }
         match header.tag {
-            b'Q' => self.query(input, total, names, server, rules),
-            b'P' if rules.mode != Mode::Session => self.parse(input, total, names, server, rules),
-            b'B' if rules.mode != Mode::Session => self.bind(input, total, names, server, rules),
-            b'D' | b'C' if rules.mode != Mode::Session => self.name(header.tag, input, total, names, server, rules),
-            b'P' => self.extended(Expect::Parse, input, total, server),
-            b'B' => self.extended(Expect::Bind, input, total, server),
-            b'C' => self.extended(Expect::Close, input, total, server),
-            b'D' => {
-                let Some(kind) = rest.get(HEADER) else { return Err(Stop::More) };
-                let expect = if *kind == b'S' { Expect::DescribeStatement } else { Expect::DescribePortal };
-                self.extended(expect, input, total, server)
-            }
-            b'E' => self.extended(Expect::Execute, input, total, server),
-            b'S' => {
-                server.exchange.sync();
-                self.forward(input, total, server)
-            }
-            b'H' => self.forward(input, total, server),
+            b'Q' => self.query(total, turn),
+            b'P' => self.parse(total, turn),
+            b'B' => self.bind(total, turn),
+            b'D' | b'C' => self.name(header.tag, total, turn),
             b'F' => {
-                self.bind_to_server(Pin::Code, rules.stats);
-                server.exchange.query(Expect::Function, false);
-                self.forward(input, total, server)
+                if !self.mine.has_prepared {
+                    enter::deallocate(turn);
+                }
+                self.mine.note_unseen();
+                self.note_arguments(turn.input.rest().get(HEADER..total), turn);
+                turn.server.exchange.query(Expect::Function, false);
+                self.forward(total, turn)
             }
+            tag => self.other(tag, total, turn),
+        }
+    }
+
+    /// A message of a client that keeps its server: nothing of it is looked into.
+    fn keeper(&mut self, tag: u8, total: usize, turn: &mut Turn<'_>) -> Result<(), Stop> {
+        match tag {
+            b'Q' => self.whole_query(total, turn),
+            b'P' => self.extended(Expect::Parse, total, turn),
+            b'B' => self.extended(Expect::Bind, total, turn),
+            b'C' => self.extended(Expect::Close, total, turn),
+            b'D' => {
+                let Some(kind) = turn.input.rest().get(HEADER) else { return Err(Stop::More) };
+                let expect = if *kind == b'S' { Expect::DescribeStatement } else { Expect::DescribePortal };
+                self.extended(expect, total, turn)
+            }
+            b'F' => {
+                turn.server.exchange.query(Expect::Function, false);
+                self.forward(total, turn)
+            }
+            tag => self.other(tag, total, turn),
+        }
+    }
+
+    /// A message that names nothing and has no text.
+    fn other(&mut self, tag: u8, total: usize, turn: &mut Turn<'_>) -> Result<(), Stop> {
+        match tag {
+            b'E' => self.extended(Expect::Execute, total, turn),
+            b'S' => {
+                turn.server.exchange.sync();
+                self.forward(total, turn)
+            }
+            b'H' => self.forward(total, turn),
             b'd' | b'c' | b'f' => {
-                if !server.exchange.takes_copy_data() {
+                if !turn.server.exchange.takes_copy_data() {
                     // Late data of a COPY that failed (wire-cases 41).
                     self.drop = total;
                     return Ok(());
                 }
-                if header.tag != b'd' {
-                    server.exchange.copy_ended();
+                if tag != b'd' {
+                    turn.server.exchange.copy_ended();
                 }
-                self.forward(input, total, server)
+                self.forward(total, turn)
             }
             b'X' => Err(Stop::Terminate),
             tag => known(tag),
         }
     }
 
-    fn forward(&mut self, input: &mut Taken<'_>, total: usize, server: &mut Server<'_>) -> Result<(), Stop> {
-        let n = total.min(input.rest().len());
+    fn forward(&mut self, total: usize, turn: &mut Turn<'_>) -> Result<(), Stop> {
+        let n = total.min(turn.input.rest().len());
         self.pass = total - n;
-        input.forward(n, server.out);
+        turn.input.forward(n, turn.server.out);
         Ok(())
     }
 
-    fn extended(
-        &mut self,
-        expect: Expect,
-        input: &mut Taken<'_>,
-        total: usize,
-        server: &mut Server<'_>,
-    ) -> Result<(), Stop> {
-        server.exchange.extended(expect);
-        self.forward(input, total, server)
+    fn extended(&mut self, expect: Expect, total: usize, turn: &mut Turn<'_>) -> Result<(), Stop> {
+        turn.server.exchange.extended(expect);
+        self.forward(total, turn)
     }
 
-    /// From now on the client keeps its server; counted once.
-    pub fn bind_to_server(&mut self, pin: Pin, stats: &Worker) {
-        if self.pin.is_none() && !self.keeps_server {
-            self.pin = Some(pin);
-            stats.pins[pin as usize].inc();
+    /// What a text that runs now says, before it is sent.
+    fn note(&mut self, scan: Scan, text: &[u8], turn: &mut Turn<'_>) -> Result<(), Stop> {
+        refuse(scan, turn.rules)?;
+        self.meets_traces(scan, turn)?;
+        if scan.sequence {
+            self.mine.asks_sequences = true;
+            enter::forget_sequences(turn);
         }
-    }
-
-    /// The client is going to ask for last values of sequences: between transactions the server can still be made to
-    /// forget those of others.
-    fn asks(&mut self, scan: Scan, server: &mut Server<'_>, rules: Rules<'_>) {
-        if scan.sequence && self.pin.is_none() {
-            self.asks_sequences = true;
-            forget_sequences(server, rules);
+        // Also before an audit that asks whether there are any: those of others must not bind this client.
+        let meets = scan.names_prepared || scan.calls || scan.asks.has(Asks::PREPARED);
+        if meets && !self.mine.has_prepared {
+            enter::deallocate(turn);
         }
-    }
-
-    /// The client asks for the last value of a sequence now.
-    fn sequence(&mut self, scan: Scan, server: &mut Server<'_>, rules: Rules<'_>) -> Result<(), Stop> {
-        self.asks(scan, server, rules);
-        if scan.sequence && self.pin.is_none() && *server.sequences_of != Some(rules.client) {
-            return Err(Stop::Fatal(SqlState::FEATURE_NOT_SUPPORTED, SEQUENCE.into()));
+        self.mine.note(scan);
+        if scan.asks.has(Asks::SETTINGS) || scan.asks.has(Asks::ALL_SETTINGS) {
+            let literals = scan.set_config || scan.asks.has(Asks::ALL_SETTINGS);
+            self.mine.touched().add_text(text, literals);
+        }
+        if scan.customs {
+            let mut names = Touched::default();
+            names.add_text(text, scan.set_config);
+            names.set.iter().for_each(|name| self.add_custom(name, turn));
         }
         Ok(())
     }
 
-    fn note(&mut self, scan: Scan, rules: Rules<'_>) {
-        self.sets |= scan.sets;
-        if let Some(pin) = scan.pin {
-            self.bind_to_server(pin, rules.stats);
-        }
+    /// The client sets a custom setting: its server knows the name from now on.
+    fn add_custom(&mut self, name: &[u8], turn: &mut Turn<'_>) {
+        self.mine.customs.add(name);
+        turn.server.session.customs.add(name);
     }
 
-    fn query(
-        &mut self,
-        input: &mut Taken<'_>,
-        total: usize,
-        names: &mut Names,
-        server: &mut Server<'_>,
-        rules: Rules<'_>,
-    ) -> Result<(), Stop> {
-        if rules.mode != Mode::Session {
-            if let Some(whole) = input.rest().get(..total) {
-                let scan = scan::scan(&whole[HEADER..]);
-                self.sequence(scan, server, rules)?;
-                self.note(scan, rules);
-            } else if total <= rules.max_buffered {
-                return Err(Stop::More);
-            } else {
-                // Too long to be looked at as a whole: it may set anything.
-                self.bind_to_server(Pin::Setting, rules.stats);
+    /// A client that reads settings by name could tell that others have set one of theirs.
+    fn meets_traces(&self, scan: Scan, turn: &Turn<'_>) -> Result<(), Stop> {
+        let customs = &turn.server.session.customs;
+        let meets = turn.first
+            && turn.input.taken() == 0
+            && scan.reads_settings
+            && !customs.is_empty()
+            && !customs.are_within(&self.mine.customs)
+            && !rule::off(Rule::Traces);
+        if meets { Err(Stop::Another) } else { Ok(()) }
+    }
+
+    /// Arguments of a function call may be names of settings.
+    fn note_arguments(&mut self, body: Option<&[u8]>, turn: &mut Turn<'_>) {
+        let mut call = Reader::new(body.unwrap_or_default());
+        let mut note = || {
+            call.i32()?;
+            let formats = usize::try_from(call.i16()?).ok()?;
+            call.bytes(formats * 2)?;
+            for _ in 0..call.i16()? {
+                if let Ok(length) = usize::try_from(call.i32()?) {
+                    let value = call.bytes(length)?;
+                    self.mine.touched().add_candidate(value);
+                    self.add_custom(&value.to_ascii_lowercase(), turn);
+                }
             }
-        }
-        let changes = names.has_unnamed();
-        if changes {
-            names.push(Change::Unnamed(None));
-        }
-        server.cache.forget_unnamed();
-        server.exchange.query(Expect::Query, changes);
-        self.forward(input, total, server)
+            Some(())
+        };
+        // Malformed ones are refused by the server, long ones are none.
+        let _ = note();
     }
 
-    fn parse(
-        &mut self,
-        input: &mut Taken<'_>,
-        total: usize,
-        names: &mut Names,
-        server: &mut Server<'_>,
-        rules: Rules<'_>,
-    ) -> Result<(), Stop> {
-        let whole = whole(input, total, rules)?;
-        let Some((name, tail)) = cut(&whole[HEADER..]) else { return malformed("Parse") };
-        if name.is_empty() {
-            let known = names.get(b"").filter(|known| *known.tail == *tail).cloned();
-            let statement = known.unwrap_or_else(|| Statement::unnamed(tail, scan::scan(tail)));
-            self.asks(statement.scan, server, rules);
-            server.cache.parse_sent(&statement);
-            names.push(Change::Unnamed(Some(statement)));
-            server.exchange.parse(true);
-            return self.forward(input, total, server);
-        }
-        if !rules.shares_statements {
-            self.note(scan::scan(tail), rules);
-            self.bind_to_server(Pin::Prepared, rules.stats);
-            return self.extended(Expect::Parse, input, total, server);
-        }
-        has_room(names, whole.len(), rules)?;
-        let statement = match rules.statements.intern(tail, || scan::scan(tail)) {
-            Ok(statement) => statement,
-            Err(error) => return Err(Stop::Fatal(SqlState::INTERNAL_ERROR, format!("no random bytes: {error}"))),
-        };
-        self.asks(statement.scan, server, rules);
-        names.push(Change::Add(name.into(), Arc::clone(&statement)));
-        input.skip(total);
-        if server.cache.has(&statement) {
-            rules.stats.prepare_hits.inc();
-            server.exchange.own(b'1');
+    fn query(&mut self, total: usize, turn: &mut Turn<'_>) -> Result<(), Stop> {
+        if let Some(whole) = turn.input.rest().get(..total) {
+            let text = &whole[HEADER..];
+            let scan = scan::scan(text);
+            if scan.names_prepared && self.sql_names(text, total, turn) {
+                return Ok(());
+            }
+            self.note(scan, text, turn)?;
+        } else if total <= turn.rules.max_buffered {
+            return Err(Stop::More);
         } else {
-            send_parse(&statement, server, rules);
-            server.exchange.parse(true);
-            evict(server);
+            // Too long to be looked at as a whole: it may set anything.
+            self.mine.note_unseen();
+            self.mine.keep(Pin::Setting);
         }
-        Ok(())
+        self.whole_query(total, turn)
     }
 
-    fn bind(
-        &mut self,
-        input: &mut Taken<'_>,
-        total: usize,
-        names: &mut Names,
-        server: &mut Server<'_>,
-        rules: Rules<'_>,
-    ) -> Result<(), Stop> {
-        let part = &input.rest()[HEADER..total.min(input.rest().len())];
-        let Some((portal, name)) = cut(part).and_then(|(portal, rest)| Some((portal, cut(rest)?.0))) else {
-            return more_or_malformed(input, total, rules, "Bind");
-        };
-        let head = portal.len() + name.len() + 2;
-        match names.get(name).cloned() {
-            Some(statement) => {
-                self.sequence(statement.scan, server, rules)?;
-                self.note(statement.scan, rules);
-                ensure(&statement, server, rules);
-                if !statement.name.is_empty() {
-                    let length = total - HEADER - head + portal.len() + statement.name.len() + 2;
-                    server.out.make(|out| {
-                        out.push(b'B');
-                        out.extend_from_slice(&length_word(length));
-                        out.extend_from_slice(portal);
-                        out.push(0);
-                        out.extend_from_slice(&statement.name);
-                        out.push(0);
-                    });
-                    input.skip(HEADER + head);
-                    server.exchange.uses(Expect::Bind, statement.id);
-                    return self.forward(input, total - HEADER - head, server);
-                }
-            }
-            None => nothing_unnamed(name, server),
+    fn whole_query(&mut self, total: usize, turn: &mut Turn<'_>) -> Result<(), Stop> {
+        let changes = turn.names.has_unnamed();
+        if changes {
+            turn.names.push(Change::Unnamed(None));
         }
-        self.extended(Expect::Bind, input, total, server)
+        turn.server.cache.forget_unnamed();
+        turn.server.exchange.query(Expect::Query, changes);
+        self.forward(total, turn)
     }
+}
 
-    /// Describe and Close, which name a statement or a portal.
-    fn name(
-        &mut self,
-        tag: u8,
-        input: &mut Taken<'_>,
-        total: usize,
-        names: &mut Names,
-        server: &mut Server<'_>,
-        rules: Rules<'_>,
-    ) -> Result<(), Stop> {
-        let whole = whole(input, total, rules)?;
-        let Some((name, [])) = whole.get(HEADER + 1..).and_then(cut) else { return malformed("Describe or Close") };
-        let is_statement = whole[HEADER] == b'S';
-        let known = is_statement.then(|| names.get(name).cloned()).flatten();
-        match (tag, known) {
-            (b'D', Some(statement)) => {
-                ensure(&statement, server, rules);
-                server.exchange.uses(Expect::DescribeStatement, statement.id);
-                if statement.name.is_empty() {
-                    return self.forward(input, total, server);
-                }
-                server.out.make(|out| named(out, b'D', &statement.name));
-                input.skip(total);
-                Ok(())
-            }
-            (b'D', None) => {
-                if is_statement {
-                    nothing_unnamed(name, server);
-                }
-                let expect = if is_statement { Expect::DescribeStatement } else { Expect::DescribePortal };
-                self.extended(expect, input, total, server)
-            }
-            (_, Some(statement)) if !statement.name.is_empty() => {
-                has_room(names, total, rules)?;
-                names.push(Change::Remove(name.into()));
-                server.exchange.own(b'3');
-                input.skip(total);
-                Ok(())
-            }
-            (_, Some(_)) => {
-                // Only when the server answers does the name go; until then nobody else has it either.
-                server.cache.forget_unnamed();
-                names.push(Change::Unnamed(None));
-                server.exchange.close(true);
-                self.forward(input, total, server)
-            }
-            (_, None) => self.extended(Expect::Close, input, total, server),
-        }
+/// With `sessionState: Reject` nothing binds a client to a server: it is refused before it is sent.
+fn refuse(scan: Scan, rules: &Rules<'_>) -> Result<(), Stop> {
+    let bound = [Asks::LISTEN, Asks::LOCKS, Asks::CURSORS, Asks::PREPARED, Asks::TEMPORARY];
+    let binds = scan.pin.is_some() || bound.into_iter().any(|kind| scan.asks.has(kind));
+    // RESET, UNLISTEN and DEALLOCATE free; DISCARD frees everything.
+    if rules.care != Care::Reject || !binds || scan.names_prepared {
+        return Ok(());
     }
+    let text = "this statement would bind its client to one server, and pool.sessionState is Reject: use Preserve, or \
+                pool.mode: Session";
+    Err(Stop::Fatal(SqlState::FEATURE_NOT_SUPPORTED, text.into()))
 }
 
 /// The messages that a client may send after login.
@@ -406,156 +345,4 @@ fn known(tag: u8) -> Result<(), Stop> {
         return Ok(());
     }
     Err(Stop::Fatal(PROTOCOL, format!("invalid frontend message type {tag}")))
-}
-
-/// Whether the client may have more statements, or ask for more without waiting for answers. What never reaches the
-/// server is not held back by it: a client that reads nothing could go on for ever.
-fn has_room(names: &Names, more: usize, rules: Rules<'_>) -> Result<(), Stop> {
-    if names.bytes() + more <= rules.max_buffered.saturating_mul(STATEMENT_BYTES) {
-        return Ok(());
-    }
-    let message = format!("the client's prepared statements take more than {STATEMENT_BYTES} times listen.maxBuffered");
-    Err(Stop::Fatal(SqlState::PROGRAM_LIMIT, message))
-}
-
-fn malformed<T>(what: &str) -> Result<T, Stop> {
-    Err(Stop::Fatal(PROTOCOL, format!("malformed {what} message")))
-}
-
-/// A whole message, if it is there or may still come.
-fn whole<'a>(input: &Taken<'a>, total: usize, rules: Rules<'_>) -> Result<&'a [u8], Stop> {
-    match input.rest().get(..total) {
-        Some(whole) => Ok(whole),
-        None if total <= rules.max_buffered => Err(Stop::More),
-        None => Err(Stop::Fatal(
-            SqlState::PROGRAM_LIMIT,
-            format!("a message of {total} bytes must be held whole and listen.maxBuffered is {}", rules.max_buffered),
-        )),
-    }
-}
-
-fn more_or_malformed(input: &Taken<'_>, total: usize, rules: Rules<'_>, what: &str) -> Result<(), Stop> {
-    if input.rest().len() >= total {
-        return malformed(what);
-    }
-    if input.rest().len() < rules.max_buffered {
-        return Err(Stop::More);
-    }
-    Err(Stop::Fatal(SqlState::PROGRAM_LIMIT, format!("the names in a {what} message exceed listen.maxBuffered")))
-}
-
-/// A text up to its zero byte, and what follows.
-fn cut(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = memchr::memchr(0, bytes)?;
-    Some((&bytes[..end], &bytes[end + 1..]))
-}
-
-/// A message's length word for a body of that many bytes.
-fn length_word(body: usize) -> [u8; 4] {
-    // Bodies are bounded by `frame::MAX_BODY`, and names by `max_buffered`.
-    u32::try_from(body + 4).unwrap_or(u32::MAX).to_be_bytes()
-}
-
-/// Describe or Close of a statement.
-fn named(out: &mut Vec<u8>, tag: u8, name: &[u8]) {
-    out.push(tag);
-    out.extend_from_slice(&length_word(name.len() + 2));
-    out.push(b'S');
-    out.extend_from_slice(name);
-    out.push(0);
-}
-
-/// Sends a Parse for a statement under its name on servers; the caller notes what it owes.
-fn send_parse(statement: &Arc<Statement>, server: &mut Server<'_>, rules: Rules<'_>) {
-    rules.stats.prepares.inc();
-    server.cache.parse_sent(statement);
-    server.out.make(|out| {
-        out.push(b'P');
-        out.extend_from_slice(&length_word(statement.name.len() + 1 + statement.tail.len()));
-        out.extend_from_slice(&statement.name);
-        out.push(0);
-        out.extend_from_slice(&statement.tail);
-    });
-}
-
-/// Makes sure that the server has a statement by the time it comes to the next message.
-fn ensure(statement: &Arc<Statement>, server: &mut Server<'_>, rules: Rules<'_>) {
-    if !server.cache.has(statement) {
-        send_parse(statement, server, rules);
-        server.exchange.reparse();
-        evict(server);
-    }
-}
-
-/// Closes what is above the cache's limit.
-fn evict(server: &mut Server<'_>) {
-    while let Some(old) = server.cache.evict() {
-        server.out.make(|out| message::close_statement(out, &old.name));
-        server.exchange.evict();
-    }
-}
-
-/// A server that is free takes the client's `application_name`: servers are shared by clients that differ in it.
-fn name_application(name: &str, server: &mut Server<'_>) {
-    if server.application.as_deref() == Some(name) || !server.exchange.is_free() {
-        return;
-    }
-    // Only printable ASCII is in it, so that whatever the encoding this is one literal.
-    let sql = format!("SET application_name TO E'{}'", name.replace('\\', "\\\\").replace('\'', "''"));
-    server.out.make(|out| message::query(out, &sql));
-    server.exchange.own_query();
-    *server.application = Some(name.into());
-}
-
-/// A server that is free forgets the sequence values of clients before this one.
-fn forget_sequences(server: &mut Server<'_>, rules: Rules<'_>) {
-    if *server.sequences_of != Some(rules.client) && server.exchange.is_free() {
-        server.out.make(|out| message::query(out, "DISCARD SEQUENCES"));
-        server.exchange.own_query();
-        *server.sequences_of = Some(rules.client);
-    }
-}
-
-/// The client has no unnamed statement: neither must the server, so that its answer is the right error (wire-cases 26).
-fn nothing_unnamed(name: &[u8], server: &mut Server<'_>) {
-    if name.is_empty() && server.cache.has_unnamed() {
-        server.cache.forget_unnamed();
-        server.out.make(|out| message::close_statement(out, b""));
-        server.exchange.close_quietly();
-    }
-}
-
-/// A client's buffer while its messages are taken out of it one by one. What is taken stays in the buffer until it
-/// has been written.
-#[derive(Debug)]
-pub struct Taken<'a> {
-    buffer: &'a Buffer,
-    taken: usize,
-}
-
-impl<'a> Taken<'a> {
-    /// Begins after the first `taken` bytes.
-    pub fn new(buffer: &'a Buffer, taken: usize) -> Self {
-        Self { buffer, taken }
-    }
-
-    /// What has not been taken.
-    pub fn rest(&self) -> &'a [u8] {
-        &self.buffer.bytes()[self.taken..]
-    }
-
-    /// How much has been taken in all.
-    pub fn taken(&self) -> usize {
-        self.taken
-    }
-
-    fn skip(&mut self, n: usize) {
-        self.taken += n;
-    }
-
-    fn forward(&mut self, n: usize, out: &mut Outgoing) {
-        let start = self.buffer.offset() + self.taken;
-        out.read(self.buffer, start..start + n);
-        self.taken += n;
-    }
 }

@@ -4,6 +4,7 @@
 //! [`ingress`] and [`egress`] deciding about each message; [`give_back`] returns the server as the next client may
 //! have it.
 
+mod audit;
 pub mod buffer;
 pub mod client;
 pub mod egress;
@@ -32,8 +33,10 @@ use crate::api::resolve::Mode;
 use crate::pg::connect::ConnectError;
 use crate::pg::error::SqlState;
 use crate::pg::message::{self, Severity};
+use crate::pg::session::mine::Care;
+use crate::pg::session::proof::Use;
 use crate::pg::startup::StartupSet;
-use crate::pool::{Backend, CheckoutError, Lease};
+use crate::pool::{Backend, CheckoutError, CloseReason, Lease};
 
 use super::backend::PgBackend;
 
@@ -60,6 +63,8 @@ struct Serving {
     settings: Arc<Settings>,
     /// Fixed at login: another mode is for clients that connect afterwards.
     mode: Mode,
+    /// Likewise.
+    care: Care,
     /// What it started with, but for its `application_name`: servers are lent by it.
     set: StartupSet,
     /// Its `application_name`; none for the health query, which takes servers as they are.
@@ -88,16 +93,26 @@ enum Acquired {
 }
 
 /// Serves a client that has logged in until it leaves.
-pub async fn serve(worker: Arc<Worker>, database: Arc<Database>, login: Login) {
-    if worker.token.matches(login.set.get("application_name").unwrap_or_default()) {
-        return Box::pin(probe(worker, database, login)).await;
+pub fn serve(worker: Arc<Worker>, database: Arc<Database>, login: Login) -> impl Future<Output = ()> + Send {
+    // What only the beginning needs is not kept for as long as the client stays.
+    let begun = Box::pin(begin(worker, database, login));
+    async move {
+        let Some(mut serving) = begun.await else { return };
+        serving.stats().logins.inc();
+        serving.stats().clients.add(1);
+        // Counted down however the task ends.
+        let _gone = Gone { worker: Arc::clone(&serving.worker), database: Arc::clone(&serving.database) };
+        serving.run().await;
     }
-    let Some(mut serving) = Box::pin(Serving::welcome(worker, database, login)).await else { return };
-    serving.stats().logins.inc();
-    serving.stats().clients.add(1);
-    // Counted down however the task ends.
-    let _gone = Gone { worker: Arc::clone(&serving.worker), database: Arc::clone(&serving.database) };
-    serving.run().await;
+}
+
+/// Completes the login of a client; serves it, if it is the health query.
+async fn begin(worker: Arc<Worker>, database: Arc<Database>, login: Login) -> Option<Box<Serving>> {
+    if worker.token.matches(login.set.get("application_name").unwrap_or_default()) {
+        Box::pin(probe(worker, database, login)).await;
+        return None;
+    }
+    Serving::welcome(worker, database, login).await.map(Box::new)
 }
 
 /// Serves the sidecar's own health query, which takes any idle server and never waits for one (decision 3).
@@ -111,7 +126,7 @@ async fn probe(worker: Arc<Worker>, database: Arc<Database>, login: Login) {
     };
     match lease {
         Ok(mut lease) => {
-            let parameters = encode(&lease.parameters);
+            let parameters = encode(lease.parameters.all());
             serving.begin(&parameters);
             if poll_fn(|cx| serving.client.poll_say(cx)).await.is_ok() {
                 // Neither its traffic nor what it hears is anybody's: an error is an answer, but not of a healthy database.
@@ -277,14 +292,13 @@ impl Serving {
     /// Relays until client and server part, and gives the server back. Says when that was; nothing if the client is gone.
     async fn hold(&mut self, mut lease: Lease<PgBackend>, lent: Instant) -> Option<Instant> {
         self.client.shared.set_activity(Activity::Active);
-        let cancel = Arc::clone(&lease.cancel);
-        self.client.shared.hold(cancel);
         lease.cache.set_limit(self.settings.policy.prepared_statements as usize);
         let pid = self.client.shared.pid;
-        if lease.sequences_of != Some(pid) {
+        if lease.session.sequences_of != Some(pid) {
             // Whoever had it before may have left values there, but for a server that nobody had.
-            lease.sequences_of = lease.was_opened_now().then_some(pid);
+            lease.session.sequences_of = lease.was_opened_now().then_some(pid);
         }
+        self.tell_news(&mut lease);
         let (end, ended) = self.relay(&mut lease, lent, None).await;
         // From here on a cancel request of this client must not reach the server.
         self.client.shared.release();
@@ -295,11 +309,40 @@ impl Serving {
             if !unwritten.is_empty() {
                 self.client.say(|out| out.extend_from_slice(&unwritten));
             }
+            let mine = &mut self.client.ingress.mine;
+            let used = mine.used(self.care, self.database.catalog.is_quiet());
+            lease.session.proof.left(pid, &mine.label, used);
+            lease.session.sql_prepared |= used != Use::Harmless;
             give_back::free(&self.database, lease, ended);
+            return Some(ended);
+        }
+        if let End::Another = end {
+            self.client.shared.set_activity(Activity::Idle);
+            lease.discard(CloseReason::Hygiene);
             return Some(ended);
         }
         Box::pin(self.parted(end, lease)).await;
         None
+    }
+
+    /// Tells the client what sessions begin with now, if that has changed: by the server's configuration, by a promotion.
+    fn tell_news(&mut self, lease: &mut Lease<PgBackend>) {
+        let news = &self.database.news;
+        if lease.parameters.take_changed()
+            && let Some(told) = &self.client.told
+        {
+            news.note(lease.parameters.all(), &told.told);
+        }
+        if news.version() == self.client.news {
+            return;
+        }
+        self.client.news = news.version();
+        let mine = &self.client.ingress.mine;
+        for (name, value) in news.all() {
+            if mine.label.get(name.to_ascii_lowercase().as_bytes()).is_none() {
+                lease.to_client.make(|out| message::parameter_status(out, &name, &value));
+            }
+        }
     }
 
     /// Moves bytes until client and server part, and says when that was; counted elsewhere, it proves nobody's health.
@@ -312,6 +355,7 @@ impl Serving {
         let policy = &self.settings.policy;
         let rules = Rules {
             mode: self.mode,
+            care: self.care,
             shares_statements: policy.prepared_statements > 0,
             max_buffered: policy.listen.max_buffered,
             application: self.application.as_deref(),
@@ -323,16 +367,24 @@ impl Serving {
             client: &mut self.client,
             server: lease,
             rules,
+            database: &self.database,
+            registered: &self.worker.registered,
             buffers: &self.worker.buffers,
             health: elsewhere.is_none().then_some(&self.database.health),
             now: Some(lent),
             since: None,
             taken: 0,
             used: false,
+            entered: false,
+            auditing: false,
+            tries: 0,
+            most_bound: policy.most_bound(),
             stuck: 0,
             leaving: false,
         };
         let end = poll_fn(|cx| relay.poll(cx)).await;
+        // Nothing of the client has gone to it: another server will do.
+        let end = if matches!(end, End::Unready(_)) && !relay.used { End::Another } else { end };
         (end, relay.now())
     }
 
@@ -342,7 +394,7 @@ impl Serving {
         let unwritten = lease.take_unwritten();
         self.client.say(|out| out.extend_from_slice(&unwritten));
         match &end {
-            End::Free | End::Left => {}
+            End::Free | End::Left | End::Another => {}
             End::ServerGone if told => {}
             End::ServerGone => {
                 let text = "server closed the connection unexpectedly";
@@ -354,8 +406,17 @@ impl Serving {
                 self.client.say_error(Severity::Fatal, SqlState::PROTOCOL_VIOLATION, text);
             }
             End::Fatal(code, text) => self.client.say_error(Severity::Fatal, *code, text),
+            End::Unready(why) => {
+                tracing::warn!(
+                    pid = self.client.shared.pid,
+                    why,
+                    "a client's session could not be taken to another server"
+                );
+                let text = format!("the session could not be taken to another server: {why}");
+                self.client.say_error(Severity::Fatal, SqlState::CONNECTION_FAILURE, &text);
+            }
         }
-        let pin = self.client.ingress.pin;
+        let pin = self.client.ingress.mine.pin();
         give_back::after(&self.database, &self.settings, lease, &end, self.mode, pin);
         if !matches!(end, End::Left) {
             self.stats().own_errors.inc();
@@ -383,7 +444,7 @@ fn describe(error: &CheckoutError<ConnectError>) -> (SqlState, String) {
 impl Serving {
     fn new(worker: Arc<Worker>, database: Arc<Database>, login: Login) -> Option<Self> {
         let settings = database.settings();
-        let mode = settings.policy.mode;
+        let (mode, care) = (settings.policy.mode, settings.policy.care);
         let key = cancel_key(login.minor).ok()?;
         let new = NewClient {
             database: database.alias.clone(),
@@ -394,7 +455,7 @@ impl Serving {
         let shared = clients.add(new, key, Instant::now());
         let client = Client::new(login.stream, &login.early, Ingress::new(mode), shared, &worker.buffers);
         let application = Some(printable(login.set.get(APPLICATION).unwrap_or_default()));
-        Some(Self { worker, database, settings, mode, set: login.set.without(APPLICATION), application, client })
+        Some(Self { worker, database, settings, mode, care, set: login.set.without(APPLICATION), application, client })
     }
 
     /// Completes the login: tells the client about the sessions it will use, its cancel key, and that it may begin.
@@ -403,6 +464,7 @@ impl Serving {
         serving.database.backend.note(&serving.set);
         let welcome = serving.parameters().await?;
         serving.begin(&welcome.parameters);
+        serving.client.told = Some(welcome);
         Some(serving)
     }
 
@@ -426,7 +488,10 @@ impl Serving {
         self.client.shared.set_activity(Activity::Idle);
         match outcome {
             Waited::Done(Ok(lease)) => {
-                let welcome = Arc::new(Welcome { parameters: encode(&lease.parameters).into() });
+                let welcome = Arc::new(Welcome {
+                    parameters: encode(lease.parameters.all()).into(),
+                    told: lease.parameters.all().to_vec(),
+                });
                 self.database.keep_welcome(self.set.clone(), Arc::clone(&welcome));
                 lease.give_back(Instant::now());
                 Some(welcome)

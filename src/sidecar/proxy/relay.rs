@@ -4,22 +4,23 @@
 //! where they lie. A simple query takes four system calls: read and write towards the server, read and write back.
 
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::buffer::{self, Buffer, Outgoing};
 use super::client::Client;
 use super::egress::{Seen, Sides};
-use super::ingress::{Rules, Server, Stop, Taken};
+use super::ingress::{Rules, Server, Stop, Taken, Turn};
 use crate::api::resolve::Mode;
 use crate::pg::error::SqlState;
 use crate::pg::exchange::OutOfStep;
 use crate::pg::message;
-use crate::pg::session::scan::Pin;
 use crate::pg::stream::Stream;
 use crate::pool::Lease;
 use crate::sidecar::backend::{PgBackend, PgConn};
 use crate::sidecar::clients::{Activity, signal};
+use crate::sidecar::database::{Database, Registered};
 use crate::sidecar::probe::Health;
 
 /// Unanswered messages above which no more are taken of the client.
@@ -38,6 +39,10 @@ pub enum End {
     OutOfStep(OutOfStep),
     /// The client's connection ends with this error.
     Fatal(SqlState, String),
+    /// The server could not be made the client's, and nothing of the client has run on it: it is closed.
+    Unready(String),
+    /// The same, and nothing of the client was taken either: it gets another server.
+    Another,
 }
 
 /// A client and its server while they belong together.
@@ -49,6 +54,10 @@ pub struct Relay<'a> {
     pub server: &'a mut Lease<PgBackend>,
     /// What its messages are held against.
     pub rules: Rules<'a>,
+    /// Where both belong.
+    pub database: &'a Database,
+    /// All databases and clients.
+    pub registered: &'a Arc<Registered>,
     /// Memory for bytes in flight.
     pub buffers: &'a buffer::Pool,
     /// Told whenever the server is heard.
@@ -59,6 +68,14 @@ pub struct Relay<'a> {
     pub since: Option<Instant>,
     /// Bytes of the client's buffer that have been taken and wait to be written.
     pub taken: usize,
+    /// The server has been made the client's, or is about to be.
+    pub entered: bool,
+    /// An audit is under way.
+    pub auditing: bool,
+    /// How often it was tried.
+    pub tries: u32,
+    /// How many clients may be bound to a server at once.
+    pub most_bound: u32,
     /// Something was taken from the client since it got this server.
     pub used: bool,
     /// Length of the client's buffer when its next message turned out to be incomplete.
@@ -168,6 +185,7 @@ impl Relay<'_> {
 
     fn heard(&mut self) -> Result<(), End> {
         let conn: &mut PgConn = self.server;
+        let (held, readied) = (conn.exchange.has_preface(), conn.exchange.is_being_readied());
         let mut sides = Sides {
             exchange: &mut conn.exchange,
             cache: &mut conn.cache,
@@ -175,11 +193,15 @@ impl Relay<'_> {
             statements: self.rules.statements,
             ingress: &mut self.client.ingress,
             out: &mut conn.to_client,
-            application: &mut conn.application,
+            session: &mut conn.session,
+            parameters: &mut conn.parameters,
             single: self.rules.mode == Mode::Statement,
             stats: self.rules.stats,
         };
         let seen = conn.egress.process(&conn.input, &mut sides).map_err(End::OutOfStep)?;
+        if let Some(why) = conn.egress.unready.take() {
+            return Err(End::Unready(why));
+        }
         if conn.to_client.is_empty() {
             // Nothing of it was for the client.
             conn.egress.wrote(&mut conn.input);
@@ -188,24 +210,40 @@ impl Relay<'_> {
             let text = "transactions of several statements are refused in pool.mode: Statement".to_owned();
             return Err(End::Fatal(SqlState::FEATURE_NOT_SUPPORTED, text));
         }
+        if held && !conn.exchange.has_preface() {
+            // Confirmed: what waited for it goes on.
+            self.stuck = 0;
+        }
+        if readied && !conn.exchange.is_being_readied() {
+            // From now on a cancel request can hit only the client's own.
+            self.hold_server();
+        }
+        self.answered()?;
         let now = self.now();
         if let Some(health) = self.health {
             health.heard(now);
         }
         self.count(seen, now);
-        Ok(())
+        if seen.ready > 0 { self.bind_or_free() } else { Ok(()) }
+    }
+
+    /// From now on a cancel request reaches the server; one that came while it was being made ready does now.
+    fn hold_server(&mut self) {
+        let target = &self.server.cancel;
+        self.client.shared.hold(Arc::clone(target));
+        if self.client.shared.signals() & signal::CANCEL != 0 {
+            self.client.shared.clear(signal::CANCEL);
+            if target.begin() {
+                let (target, registered) = (Arc::clone(target), Arc::clone(self.registered));
+                tokio::spawn(async move { target.send(&registered.cancels).await });
+            }
+        }
     }
 
     fn count(&mut self, seen: Seen, now: Instant) {
         let stats = self.rules.stats;
-        if seen.parameter && !self.client.ingress.sets {
-            self.client.ingress.bind_to_server(Pin::Unexplained, stats);
-        }
         if seen.ready == 0 {
             return;
-        }
-        if let Some(pin) = self.client.ingress.pin {
-            self.client.shared.set_pinned(pin);
         }
         stats.queries.add(u64::from(seen.ready));
         stats.transactions.add(u64::from(seen.ended));
@@ -214,9 +252,6 @@ impl Relay<'_> {
             && let Some(since) = self.since.take()
         {
             stats.query_time.observe(now.saturating_duration_since(since));
-        }
-        if self.server.exchange.is_free() {
-            self.client.ingress.sets = false;
         }
     }
 
@@ -253,6 +288,13 @@ impl Relay<'_> {
             let done = !conn.exchange.owes_ready() && conn.to_client.is_empty();
             return if done { Err(End::Left) } else { Ok(false) };
         }
+        if self.auditing {
+            return Ok(false);
+        }
+        if self.used && self.client.ingress.is_between_messages() && self.wants_audit() {
+            self.ask()?;
+            return Ok(true);
+        }
         if let Some(end) = self.parts() {
             return Err(end);
         }
@@ -262,6 +304,10 @@ impl Relay<'_> {
         }
         if self.client.input.len() > self.stuck {
             return self.take().map(|()| true);
+        }
+        if self.stuck > 0 && self.server.exchange.has_preface() && !self.server.exchange.has_batch() {
+            // What has come waits already, and its memory is bounded.
+            return Ok(false);
         }
         match self.client.poll_read(cx, self.buffers, self.rules.max_buffered.max(buffer::SMALL)) {
             Poll::Ready(Ok(n)) if n > 0 => Ok(true),
@@ -274,22 +320,40 @@ impl Relay<'_> {
     fn take(&mut self) -> Result<(), End> {
         self.rules.stats.client_bytes.add(std::mem::take(&mut self.client.uncounted));
         let conn: &mut PgConn = self.server;
-        let mut input = Taken::new(&self.client.input, 0);
-        let mut server = Server {
+        let server = Server {
             exchange: &mut conn.exchange,
             cache: &mut conn.cache,
-            sequences_of: &mut conn.sequences_of,
-            application: &mut conn.application,
+            session: &mut conn.session,
             out: &mut conn.to_server,
         };
-        let stop = self.client.ingress.process(&mut input, &mut self.client.names, &mut server, self.rules);
-        self.taken = input.taken();
+        let names = &mut self.client.names;
+        let first = !self.used;
+        let mut turn = Turn { input: Taken::new(&self.client.input, 0), names, server, rules: &self.rules, first };
+        if !std::mem::replace(&mut self.entered, true)
+            && !self.client.ingress.enter(&mut turn).map_err(no_random_bytes)?
+        {
+            return Err(End::Unready("its session carries what nothing undoes".into()));
+        }
+        if first && !turn.server.exchange.is_being_readied() {
+            self.client.shared.hold(Arc::clone(&conn.cancel));
+        }
+        if !first && self.client.ingress.is_between_messages() {
+            self.client.ingress.rename(&mut turn);
+        }
+        if self.client.ingress.mine.name_was_reset
+            && let Some(name) = turn.server.session.application.as_deref()
+        {
+            self.client.ingress.mine.name_was_reset = false;
+            conn.to_client.make(|out| message::parameter_status(out, "application_name", name));
+        }
+        let stop = self.client.ingress.process(&mut turn);
+        self.taken = turn.input.taken();
         self.used |= self.taken > 0;
         self.client.shared.set_idle(None);
         if conn.to_server.is_empty() {
             self.client.input.consume(std::mem::take(&mut self.taken));
         }
-        self.stuck = if stop == Stop::More { self.client.input.len() - self.taken } else { 0 };
+        self.stuck = if matches!(stop, Stop::More | Stop::Held) { self.client.input.len() - self.taken } else { 0 };
         if self.since.is_none() && !conn.exchange.is_quiet() {
             self.since = Some(*self.now.get_or_insert_with(Instant::now));
         }
@@ -298,7 +362,8 @@ impl Relay<'_> {
             conn.to_client.make(|out| conn.exchange.take_own(out, &mut self.client.names));
         }
         match stop {
-            Stop::More => Ok(()),
+            Stop::More | Stop::Held => Ok(()),
+            Stop::Another => Err(End::Unready("others have set custom settings on it".into())),
             Stop::Terminate => {
                 self.leaving = true;
                 Ok(())
@@ -316,7 +381,9 @@ impl Relay<'_> {
             && conn.egress.has_looked_at_all(&conn.input)
             && self.client.ingress.is_between_messages()
             && self.rules.mode != Mode::Session
-            && self.client.ingress.pin.is_none()
+            && self.client.ingress.mine.pin().is_none()
+            && !self.auditing
+            && !self.wants_audit()
     }
 
     /// Whether client and server part now that nothing is under way between them.
@@ -342,6 +409,11 @@ impl Relay<'_> {
         }
         None
     }
+}
+
+/// The system has no random bytes for a name that nobody guesses.
+pub(super) fn no_random_bytes(error: getrandom::Error) -> End {
+    End::Fatal(SqlState::INTERNAL_ERROR, format!("no random bytes: {error}"))
 }
 
 /// Writes as much as the socket takes. True if it took any.

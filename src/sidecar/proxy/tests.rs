@@ -1,16 +1,20 @@
 //! A client's bytes and a server's, through ingress and egress, without sockets.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+
 use super::buffer::{Buffer, LARGE, Outgoing, Pool, SMALL};
 use super::egress::{Egress, Sides};
-use super::ingress::{Ingress, Rules, Server, Stop, Taken};
+use super::ingress::{Ingress, Rules, Server, Stop, Taken, Turn};
 use crate::api::resolve::Mode;
 use crate::pg::error::SqlState;
 use crate::pg::exchange::Exchange;
 use crate::pg::frame;
 use crate::pg::message;
+use crate::pg::session::mine::Care;
 use crate::pg::session::prepared::{Cache, Names, Registry};
 use crate::pg::session::scan::Pin;
+use crate::pg::session::server::{Parameters, Session};
 use crate::sidecar::stats::Worker;
 
 /// One server, and the clients that use it in turn.
@@ -23,10 +27,11 @@ struct Bench {
     exchange: Exchange,
     cache: Cache,
     egress: Egress,
-    sequences_of: Option<i32>,
-    application: Option<Box<str>>,
+    session: Session,
+    parameters: Parameters,
     name: Option<&'static str>,
-    told: bool,
+    care: Care,
+    client: i32,
 }
 
 #[derive(Default)]
@@ -34,6 +39,7 @@ struct Client {
     ingress: Ingress,
     names: Names,
     buffer: Buffer,
+    entered: bool,
 }
 
 impl Bench {
@@ -47,10 +53,11 @@ impl Bench {
             exchange: Exchange::default(),
             cache: Cache::new(2),
             egress: Egress::default(),
-            sequences_of: None,
-            application: None,
+            session: Session::new(Arc::default()),
+            parameters: Parameters::default(),
             name: None,
-            told: false,
+            care: Care::Preserve,
+            client: 7,
         }
     }
 
@@ -66,25 +73,32 @@ impl Bench {
             rest = &rest[n..];
         }
         let mut out = Outgoing::default();
-        let mut taken = Taken::new(&client.buffer, 0);
-        let mut server = Server {
-            exchange: &mut self.exchange,
-            cache: &mut self.cache,
-            sequences_of: &mut self.sequences_of,
-            application: &mut self.application,
-            out: &mut out,
-        };
+        let server =
+            Server { exchange: &mut self.exchange, cache: &mut self.cache, session: &mut self.session, out: &mut out };
         let rules = Rules {
             mode: self.mode,
             shares_statements: self.shares,
             max_buffered: self.max,
             application: self.name,
-            client: 7,
+            client: self.client,
+            care: self.care,
             statements: &self.registry,
             stats: &self.stats,
         };
-        let stop = client.ingress.process(&mut taken, &mut client.names, &mut server, rules);
-        let taken = taken.taken();
+        let mut turn = Turn {
+            input: Taken::new(&client.buffer, 0),
+            names: &mut client.names,
+            server,
+            rules: &rules,
+            first: false,
+        };
+        if !std::mem::replace(&mut client.entered, true) {
+            assert!(client.ingress.enter(&mut turn).unwrap());
+        } else {
+            client.ingress.rename(&mut turn);
+        }
+        let stop = client.ingress.process(&mut turn);
+        let taken = turn.input.taken();
         let sent = out.take(&client.buffer);
         client.buffer.consume(taken);
         (sent, stop)
@@ -107,11 +121,12 @@ impl Bench {
                 statements: &self.registry,
                 ingress: &mut client.ingress,
                 out: &mut out,
-                application: &mut self.application,
+                session: &mut self.session,
+                parameters: &mut self.parameters,
                 single: self.mode == Mode::Statement,
                 stats: &self.stats,
             };
-            self.told |= self.egress.process(&buffer, &mut sides).unwrap().parameter;
+            self.egress.process(&buffer, &mut sides).unwrap();
             got.extend(out.take(&buffer));
             self.egress.wrote(&mut buffer);
         }
@@ -344,29 +359,60 @@ fn copy_data_passes_while_there_is_a_copy() {
 }
 
 #[test]
-fn what_binds_is_noticed_and_counted_once() {
-    for (bytes, pin) in [
-        (query("set a = 1"), Pin::Setting),
-        (query("listen x"), Pin::Listen),
-        (msg(b'F', b"\0\0\0\0"), Pin::Code),
-        ([parse("", "select pg_advisory_lock(1)"), bind("", "", b""), sync()].concat(), Pin::AdvisoryLock),
+fn what_may_bind_is_asked_about() {
+    for bytes in [
+        query("set a = 1"),
+        query("listen x"),
+        msg(b'F', b"\0\0\0\0"),
+        [parse("", "select pg_advisory_lock(1)"), bind("", "", b""), sync()].concat(),
     ] {
         let (mut bench, mut client) = (Bench::new(), Client::default());
         bench.send(&mut client, &bytes);
-        bench.send(&mut client, &bytes);
-        assert_eq!(client.ingress.pin, Some(pin));
-        assert_eq!(bench.stats.pins[pin as usize].get(), 1);
+        assert!(client.ingress.mine.wants_audit(true));
+        assert_eq!(client.ingress.mine.pin(), None, "only an audit binds");
     }
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    bench.send(&mut client, &query("select setseed(0.5)"));
+    assert_eq!(client.ingress.mine.pin(), Some(Pin::Code), "nothing can be asked about it");
 }
 
 #[test]
 fn only_bind_runs_what_parse_names() {
     let (mut bench, mut client) = (Bench::new(), Client::default());
     bench.send(&mut client, &[parse("s", "set a = 1"), sync()].concat());
-    assert_eq!(client.ingress.pin, None);
+    assert!(!client.ingress.mine.wants_audit(true));
     bench.answer(&mut client, &server("1Z"));
     bench.send(&mut client, &[bind("", "s", b""), execute(), sync()].concat());
-    assert_eq!(client.ingress.pin, Some(Pin::Setting));
+    assert!(client.ingress.mine.wants_audit(true));
+}
+
+#[test]
+fn with_reject_what_would_bind_is_not_sent() {
+    let (mut bench, mut client) = (Bench { care: Care::Reject, ..Bench::new() }, Client::default());
+    let (sent, stop) = bench.send(&mut client, &query("listen x"));
+    assert!(sent.is_empty() && matches!(stop, Stop::Fatal(SqlState::FEATURE_NOT_SUPPORTED, _)));
+    let (mut bench, mut client) = (Bench { care: Care::Reject, ..Bench::new() }, Client::default());
+    assert_eq!(bench.send(&mut client, &query("set a = 1")).0, query("set a = 1"));
+}
+
+#[test]
+fn a_server_that_may_carry_anything_is_scrubbed_in_the_same_write_and_held_until_confirmed() {
+    let (mut bench, mut a) = (Bench { name: Some(""), ..Bench::new() }, Client::default());
+    bench.send(&mut a, &query("select f()"));
+    bench.answer(&mut a, &[msg(b'C', b"SET\0"), msg(b'Z', b"I"), server("TDCZ")].concat());
+    let used = a.ingress.mine.used(Care::Preserve, false);
+    bench.session.proof.left(7, &a.ingress.mine.label, used);
+    bench.client = 8;
+    let mut b = Client::default();
+    let batch = [parse("", "select 1"), bind("", "", b""), execute(), sync()].concat();
+    let (sent, stop) = bench.send(&mut b, &[batch, query("select 2")].concat());
+    // Two statements and a gate; six, the name and a gate; the client's batch.
+    let expected = ["PBEPBEPSDC", &"PBE".repeat(7), "PSDC", "PBES"].concat();
+    assert_eq!((tags(&sent), stop), (expected, Stop::Held), "one batch, and nothing behind its Sync");
+    let confirmed = ["12C12C1Zn3", &"12C".repeat(7), "1Zn3"].concat();
+    assert_eq!(tags(&bench.answer(&mut b, &[server(&confirmed), server("12CZ")].concat())), "12CZ");
+    assert!(!bench.exchange.has_preface());
+    assert_eq!(tags(&bench.send(&mut b, b"").0), "Q", "the rest");
 }
 
 #[test]
@@ -374,7 +420,7 @@ fn without_a_cache_named_statements_bind_and_pass() {
     let (mut bench, mut client) = (Bench { shares: false, ..Bench::new() }, Client::default());
     let bytes = [parse("s", "select 1"), bind("", "s", b""), execute(), sync()].concat();
     assert_eq!(bench.send(&mut client, &bytes).0, bytes);
-    assert_eq!(client.ingress.pin, Some(Pin::Prepared));
+    assert_eq!(client.ingress.mine.pin(), Some(Pin::Prepared));
 }
 
 #[test]
@@ -385,7 +431,7 @@ fn session_mode_rewrites_nothing() {
         [parse("s", "set a = 1"), bind("", "s", b""), msg(b'D', b"Ss\0"), msg(b'C', b"Ss\0"), execute(), sync()];
     let bytes = [batch.concat(), query("set b = 2")].concat();
     assert_eq!(bench.send(&mut client, &bytes).0, bytes);
-    assert_eq!(client.ingress.pin, None);
+    assert_eq!(client.ingress.mine.pin(), None);
     bench.answer(&mut client, &server("12tT3CZCZ"));
     assert!(bench.exchange.is_free());
 }
@@ -402,19 +448,23 @@ fn a_server_forgets_the_sequence_values_of_others_before_it_is_asked() {
     bench.answer(&mut client, &server("EZ"));
 
     // Somebody else was: from now on even a plain statement of this client comes after the forgetting.
-    bench.sequences_of = None;
+    bench.session.sequences_of = None;
+    client.entered = false;
+    bench.name = Some("");
+    bench.session.application = Some("".into());
     assert_eq!(tags(&bench.send(&mut client, &query("begin")).0), "QQ");
     bench.answer(&mut client, &[server("CZ"), msg(b'C', b"BEGIN\0"), msg(b'Z', b"T")].concat());
     assert_eq!(bench.send(&mut client, &lastval).0, lastval);
 
     let (mut bench, mut client) = (Bench::new(), Client::default());
     let (sent, _) = bench.send(&mut client, &[parse("", "select currval('s')"), bind("", "", b""), sync()].concat());
-    assert_eq!(tags(&sent), "QPBS");
+    assert_eq!(tags(&sent), "PPBECCBS", "inside the batch, ahead of what runs");
 
     let (mut bench, mut client) = (Bench::new(), Client::default());
     bench.send(&mut client, &query("begin"));
     bench.answer(&mut client, &[msg(b'C', b"BEGIN\0"), msg(b'Z', b"T")].concat());
-    assert!(matches!(bench.send(&mut client, &lastval).1, Stop::Fatal(SqlState::FEATURE_NOT_SUPPORTED, _)));
+    // PostgreSQL itself says that nothing was drawn yet (55000), unless it was in this transaction.
+    assert_eq!(tags(&bench.send(&mut client, &lastval).0), "QQ");
 }
 
 #[test]
@@ -425,10 +475,11 @@ fn a_server_takes_the_name_of_its_client_between_transactions() {
     let own = [msg(b'C', b"SET\0"), msg(b'S', b"application_name\0x\0"), msg(b'Z', b"I")].concat();
     let begun = [msg(b'C', b"BEGIN\0"), msg(b'Z', b"T")].concat();
     assert_eq!(bench.answer(&mut client, &[own.clone(), begun.clone()].concat()), begun);
-    assert_eq!(client.ingress.pin, None);
+    assert_eq!(client.ingress.mine.pin(), None);
     bench.name = Some("other");
     assert_eq!(bench.send(&mut client, &query("commit")).0, query("commit"), "not inside a transaction");
     bench.answer(&mut client, &[msg(b'C', b"COMMIT\0"), msg(b'Z', b"I")].concat());
+    client.entered = false;
     assert_eq!(tags(&bench.send(&mut client, &[parse("", "select 1"), sync()].concat()).0), "QPS");
     bench.answer(&mut client, &[own, server("1Z")].concat());
     assert_eq!(bench.send(&mut client, &query("reset all")).0, query("reset all"));
@@ -452,7 +503,7 @@ fn long_messages_stream_and_those_that_must_be_whole_are_bounded() {
     let (sent, stop) = bench.send(&mut client, &long[..SMALL]);
     assert_eq!((sent.len(), stop), (SMALL, Stop::More));
     assert!(!client.ingress.is_between_messages());
-    assert_eq!(client.ingress.pin, Some(Pin::Setting), "nobody has looked at all of it");
+    assert_eq!(client.ingress.mine.pin(), Some(Pin::Setting), "nobody has looked at all of it");
     let (sent, _) = bench.send(&mut client, &long[SMALL..2 * SMALL]);
     assert_eq!(sent.len(), SMALL);
     let (sent, _) = bench.send(&mut client, &long[2 * SMALL..]);
@@ -521,9 +572,9 @@ fn a_parameter_that_changes_behind_a_statement_is_told_from_one_that_the_server_
     assert_eq!(bench.answer(&mut client, &zone), zone, "the client gets it all the same");
     bench.send(&mut client, &query("select f()"));
     bench.answer(&mut client, &msg(b'S', b"in_hot_standby\0off\0"));
-    assert!(!bench.told);
+    assert!(!client.ingress.mine.wants_audit(true));
     bench.answer(&mut client, &[zone, server("CZ")].concat());
-    assert!(bench.told);
+    assert!(client.ingress.mine.wants_audit(true));
 }
 
 #[test]
@@ -544,6 +595,6 @@ fn size_of_future<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
 #[test]
 fn a_client_costs_little_memory() {
     // Every idle client keeps one of these, and little else: each local that lives across an await adds to all.
-    let size = size_of_future(super::serve);
+    let size = size_of_future(super::serve) + size_of::<super::Serving>();
     assert!(size <= 1024, "a client's task takes {size} bytes");
 }

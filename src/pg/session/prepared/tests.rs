@@ -3,7 +3,7 @@
 use super::*;
 
 fn statement(registry: &Registry, text: &str) -> Arc<Statement> {
-    registry.intern(text.as_bytes(), Scan::default).unwrap()
+    registry.intern(text.as_bytes(), b"", Scan::default).unwrap()
 }
 
 fn add(names: &mut Names, name: &str, statement: &Arc<Statement>) {
@@ -214,7 +214,7 @@ fn a_server_has_one_unnamed_statement() {
 #[test]
 fn a_retired_statement_is_prepared_anew_by_the_next() {
     let registry = Registry::default();
-    let intern = || registry.intern(b"SELECT * FROM t\0\0\0", Scan::default).unwrap();
+    let intern = || registry.intern(b"SELECT * FROM t\0\0\0", b"", Scan::default).unwrap();
     let old = intern();
     assert!(old.is(&intern()));
     registry.retire(&old);

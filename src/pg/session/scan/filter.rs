@@ -4,7 +4,7 @@
 //! a shift, an `and` and an `or` a byte.
 
 /// Three letters of each listed word; every occurrence of the word has them.
-const PIECES: [&[u8; 3]; 14] = [
+const PIECES: [&[u8; 3]; 21] = [
     b"_co",  // set_config
     b"ngs",  // pg_settings
     b"tem",  // temp, temporary, pg_temp
@@ -13,12 +13,19 @@ const PIECES: [&[u8; 3]; 14] = [
     b"stv",  // lastval
     b"tse",  // setseed
     b"dbl",  // dblink
-    b"y_t",  // query_to_xml
-    b"r_t",  // cursor_to_xml
-    b"s_s",  // ts_stat
+    b"o_x",  // query_to_xml, cursor_to_xml
+    b"ts_",  // ts_stat, ts_rewrite
     b"u&\"", // Unicode identifiers
     b"hol",  // hold
     b"sst",  // crosstab
+    b"t_l",  // set_limit
+    b"ctb",  // connectby
+    b"h_t",  // xpath_table
+    b"cku",  // backup
+    b"pli",  // replication
+    b"d_s",  // pg_prepared_statement
+    b"xec",  // execute
+    b"t_s",  // current_setting
 ];
 
 /// For each byte the places of the pieces where it fits; both cases of a letter.

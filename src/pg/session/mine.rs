@@ -1,0 +1,375 @@
+//! What one client's own session carries from server to server, and what its statements hint at. Hints decide what is
+//! asked after a transaction: being wrong loses something of the client's own. What another client may meet is decided
+//! by [`proof`](super::proof) alone.
+
+use std::sync::Arc;
+
+use super::label::Label;
+use super::ours::{Ours, text_array};
+use super::proof::Use;
+use super::rule::{self, Rule};
+use super::scan::{Asks, Pin, Scan, Tag};
+use super::server::Found;
+use super::touched::{Touched, is_of_the_transaction};
+
+/// How far what clients leave behind is looked after (`pool.sessionState`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Care {
+    /// Carried and kept apart; nothing is scrubbed that is proven clean.
+    #[default]
+    Preserve,
+    /// Scrubbed at every change of client.
+    Strict,
+    /// The list of harmless statements alone, whatever routines the database has.
+    Trusting,
+    /// As `Preserve`, but what would bind a client to a server is refused.
+    Reject,
+}
+
+/// Names of custom settings (`app.x`) that somebody has set. PostgreSQL has no way to forget one: it reads as an empty
+/// text from then on, and not as unset.
+#[derive(Debug, Default)]
+pub struct Customs(Vec<Box<[u8]>>);
+
+/// Most names that are kept; a session with more is not lent to clients that can tell.
+const MOST_CUSTOMS: usize = 64;
+
+impl Customs {
+    /// Adds a name; those without a dot are no custom settings.
+    pub fn add(&mut self, name: &[u8]) {
+        if name.contains(&b'.') && !self.0.iter().any(|known| **known == *name) && self.0.len() <= MOST_CUSTOMS {
+            self.0.push(name.into());
+        }
+    }
+
+    /// Whether all of these are among `others`.
+    pub fn are_within(&self, others: &Self) -> bool {
+        self.0.len() <= MOST_CUSTOMS && self.0.iter().all(|name| others.0.contains(name))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// What a client has run since it got its server, or since the last audit.
+#[derive(Debug, Default)]
+struct Hints {
+    asks: Asks,
+    frees: Asks,
+    calls: bool,
+    touched: Option<Box<Touched>>,
+}
+
+/// One client's session.
+#[derive(Debug, Default)]
+pub struct Mine {
+    /// Its settings, role and the like.
+    pub label: Arc<Label>,
+    /// What binds it to its server for as long as it stays: nothing can be asked about it.
+    hard: Option<Pin>,
+    /// What an audit found that binds it to its server.
+    bound: Option<Pin>,
+    hints: Hints,
+    /// The audit under way asks about settings.
+    asked_settings: bool,
+    /// A statement of this transaction sets something for the transaction only.
+    pub sets: bool,
+    /// Something that it ran on this server is on no list of harmless things.
+    touches: bool,
+    /// Something that it ran on this server is more than constants.
+    varied: bool,
+    /// It has asked for last values of sequences.
+    pub asks_sequences: bool,
+    /// It has prepared statements by SQL on this server.
+    pub has_prepared: bool,
+    /// It was told that its `application_name` has gone back to what its server began with; it is set again, and told.
+    pub name_was_reset: bool,
+    /// Custom settings that it has set at any time, be it for a transaction.
+    pub customs: Customs,
+}
+
+impl Mine {
+    /// What binds the client to its server, if anything does.
+    pub fn pin(&self) -> Option<Pin> {
+        self.hard.or(self.bound)
+    }
+
+    /// From now on the client keeps its server until it leaves.
+    pub fn keep(&mut self, pin: Pin) {
+        self.hard.get_or_insert(pin);
+        self.touches = true;
+    }
+
+    /// Whether a setting may hold now that is not in the label: something parsed now may depend on it.
+    pub fn is_unsettled(&self) -> bool {
+        self.touches
+    }
+
+    /// A text is sent, or a statement with that text is run.
+    pub fn note(&mut self, scan: Scan) {
+        self.sets |= scan.sets;
+        self.touches |= scan.touches && !rule::off(Rule::ListedWords);
+        self.varied |= !scan.constant;
+        self.hints.calls |= scan.calls;
+        self.hints.asks = self.hints.asks.and(scan.asks);
+        self.hints.frees = self.hints.frees.and(scan.frees);
+        self.has_prepared |= scan.prepares;
+        if let Some(pin) = scan.pin {
+            self.keep(pin);
+        }
+    }
+
+    /// Something is sent whose text nobody has read: a function call, or more than may be held.
+    pub fn note_unseen(&mut self) {
+        self.touches = true;
+        self.varied = true;
+        self.hints.asks = Asks::ALL;
+    }
+
+    /// A command has completed.
+    pub fn note_tag(&mut self, tag: Tag) {
+        self.hints.asks = self.hints.asks.and(tag.asks);
+        self.touches |= tag.touches && !rule::off(Rule::ListedTags);
+        self.varied |= tag.touches;
+    }
+
+    /// Names of settings that may change; only worth the search if the text has asked about settings.
+    pub fn touched(&mut self) -> &mut Touched {
+        self.hints.touched.get_or_insert_default()
+    }
+
+    /// The server told of a change of this setting, and no statement said why.
+    pub fn note_parameter(&mut self, name: &[u8]) {
+        let reset =
+            |touched: &Touched| touched.all || touched.reset.iter().any(|known| name.eq_ignore_ascii_case(known));
+        if self.hints.touched.as_deref().is_some_and(reset) {
+            return;
+        }
+        self.touches = true;
+        self.varied = true;
+        self.hints.asks = self.hints.asks.and(Asks::SETTINGS);
+        self.touched().add_candidate(name);
+    }
+
+    /// Whether anything can have changed that is worth asking about, now that the transaction has ended.
+    pub fn wants_audit(&self, quiet: bool) -> bool {
+        let hints = &self.hints;
+        !hints.asks.is_empty() || (hints.calls && !quiet) || (self.bound.is_some() && !hints.frees.is_empty())
+    }
+
+    /// What to ask, and about which settings (a text array).
+    pub fn questions(&mut self, quiet: bool) -> (Vec<Ours>, Vec<u8>) {
+        let mut asks = self.hints.asks;
+        if self.hints.calls && !quiet {
+            asks = Asks::ALL;
+        }
+        if self.bound.is_some() {
+            // Free only if nothing at all binds it.
+            let all = [Asks::LISTEN, Asks::LOCKS, Asks::CURSORS, Asks::PREPARED, Asks::TEMPORARY];
+            asks = all.into_iter().fold(asks, Asks::and);
+        }
+        let settings = Asks::SETTINGS.and(Asks::ALL_SETTINGS);
+        self.asked_settings = asks.has(settings);
+        let list = [
+            (settings, Ours::AskSettings),
+            (Asks::ALL_SETTINGS, Ours::AskAllSettings),
+            (Asks::LISTEN, Ours::AskListen),
+            (Asks::LOCKS, Ours::AskLocks),
+            (Asks::CURSORS, Ours::AskCursors),
+            (Asks::PREPARED, Ours::AskPrepared),
+            (Asks::TEMPORARY, Ours::AskTemporary),
+        ];
+        let questions = list.into_iter().filter(|(kind, _)| asks.has(*kind)).map(|(_, question)| question).collect();
+        let none = Touched::default();
+        let touched = self.hints.touched.as_deref().unwrap_or(&none);
+        let known = self.label.settings().map(|(name, _)| name);
+        let names = known.chain(touched.set.iter().chain(&touched.reset).map(|name| &**name));
+        (questions, text_array(names))
+    }
+
+    /// Whether the audit is a full one.
+    pub fn asks_all(&self) -> bool {
+        self.hints.asks.has(Asks::ALL_SETTINGS) || self.hints.calls
+    }
+
+    /// An audit has ended: its answers, or none if it failed; then the client keeps its server.
+    pub fn audited(&mut self, found: Option<Found>) {
+        let touched = std::mem::take(&mut self.hints).touched.unwrap_or_default();
+        self.sets = false;
+        let Some(found) = found.filter(|found| !found.overflow) else { return self.keep(Pin::Unexplained) };
+        self.bound = found.bound.filter(|_| !rule::off(Rule::Bound));
+        self.has_prepared &= self.bound.is_some();
+        if touched.too_many {
+            return self.keep(Pin::Setting);
+        }
+        if !std::mem::take(&mut self.asked_settings) {
+            return;
+        }
+        let label = self.relabelled(&touched, found);
+        if !label.is_small() {
+            self.keep(Pin::Setting);
+        } else if label != *self.label {
+            self.label = Arc::new(label);
+        }
+    }
+
+    /// The label with what an audit found.
+    fn relabelled(&self, touched: &Touched, found: Found) -> Label {
+        let mut settings: Vec<(Box<[u8]>, Box<[u8]>)> = Vec::new();
+        for (name, value) in found.settings {
+            let Some(value) = value else { continue };
+            let name: Box<[u8]> = name.to_ascii_lowercase().into();
+            if is_of_the_transaction(&name) {
+                continue;
+            }
+            let known = self.label.get(&name);
+            // A reset that was rolled back leaves the value; one that worked leaves another, and nothing to carry.
+            let reset = (touched.all || touched.reset.contains(&name)) && !touched.set.contains(&name);
+            let idle = name.as_ref() == b"role" && value.as_ref() == b"none" && known.is_none();
+            if (reset && known != Some(&*value)) || idle || settings.iter().any(|(known, _)| *known == name) {
+                continue;
+            }
+            settings.push((name, value));
+        }
+        Label::new(settings)
+    }
+
+    /// How the use of a server ended, whose transaction is over and audited. Begins anew for the next one.
+    pub fn used(&mut self, care: Care, quiet: bool) -> Use {
+        let touches = std::mem::take(&mut self.touches);
+        let varied = std::mem::take(&mut self.varied);
+        self.hints = Hints::default();
+        self.sets = false;
+        self.has_prepared = false;
+        if self.hard == Some(Pin::Code) && !rule::off(Rule::Incurable) {
+            return Use::Incurable;
+        }
+        let harmless = match care {
+            Care::Strict => false,
+            Care::Trusting => !touches,
+            Care::Preserve | Care::Reject => !touches && (!varied || quiet || rule::off(Rule::QuietDatabase)),
+        };
+        if harmless { Use::Harmless } else { Use::Unproven }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pg::session::scan::scan;
+
+    fn found(settings: &[(&str, Option<&str>)]) -> Option<Found> {
+        let bytes = |text: &str| -> Box<[u8]> { text.as_bytes().into() };
+        let settings = settings.iter().map(|(name, value)| (bytes(name), value.map(bytes))).collect();
+        Some(Found { settings, ..Found::default() })
+    }
+
+    fn run(mine: &mut Mine, text: &str) {
+        let scan = scan(text.as_bytes());
+        mine.note(scan);
+        if scan.asks.has(Asks::SETTINGS) {
+            mine.touched().add_text(text.as_bytes(), scan.set_config);
+        }
+    }
+
+    #[test]
+    fn a_setting_is_carried_with_the_servers_value_and_a_reset_ends_it() {
+        let mut mine = Mine::default();
+        run(&mut mine, "set work_mem = 1000");
+        assert!(mine.wants_audit(true));
+        let (questions, names) = mine.questions(true);
+        assert_eq!((questions, names.as_slice()), (vec![Ours::AskSettings], &b"{\"work_mem\"}"[..]));
+        mine.audited(found(&[("work_mem", Some("1000kB"))]));
+        assert_eq!(mine.label.get(b"work_mem"), Some(&b"1000kB"[..]));
+        assert!(!mine.wants_audit(true));
+        run(&mut mine, "begin; reset work_mem; rollback");
+        mine.questions(true);
+        mine.audited(found(&[("work_mem", Some("1000kB"))]));
+        assert_eq!(mine.label.get(b"work_mem"), Some(&b"1000kB"[..]), "rolled back");
+        run(&mut mine, "reset work_mem");
+        mine.questions(true);
+        mine.audited(found(&[("work_mem", Some("4MB"))]));
+        assert!(mine.label.is_plain());
+    }
+
+    #[test]
+    fn what_is_bound_is_freed_when_nothing_binds() {
+        let mut mine = Mine::default();
+        run(&mut mine, "create temp table t(a int)");
+        mine.questions(true);
+        mine.audited(Some(Found { bound: Some(Pin::Temporary), ..Found::default() }));
+        assert_eq!(mine.pin(), Some(Pin::Temporary));
+        run(&mut mine, "select 1");
+        assert!(!mine.wants_audit(true), "an ordinary statement frees nothing");
+        run(&mut mine, "drop table t");
+        assert_eq!(mine.questions(true).0.len(), 5);
+        mine.audited(found(&[]));
+        assert_eq!(mine.pin(), None);
+    }
+
+    #[test]
+    fn a_label_is_not_lost_by_an_audit_about_something_else() {
+        let mut mine = Mine::default();
+        run(&mut mine, "set a.b = 1");
+        mine.questions(true);
+        mine.audited(found(&[("a.b", Some("1"))]));
+        run(&mut mine, "listen x");
+        mine.audited(Some(Found { bound: Some(Pin::Listen), ..Found::default() }));
+        assert!(!mine.label.is_plain());
+    }
+
+    #[test]
+    fn an_audit_that_fails_or_finds_too_much_keeps_the_server() {
+        let mut mine = Mine::default();
+        mine.audited(None);
+        assert_eq!(mine.pin(), Some(Pin::Unexplained));
+        let mut mine = Mine::default();
+        (0..70).for_each(|n| run(&mut mine, &format!("set a.b{n} = 1")));
+        mine.questions(true);
+        mine.audited(found(&[]));
+        assert_eq!(mine.pin(), Some(Pin::Setting));
+    }
+
+    #[test]
+    fn a_use_is_harmless_only_by_list_and_verdict_or_by_grammar() {
+        let used = |texts: &[&str], care, quiet| {
+            let mut mine = Mine::default();
+            texts.iter().for_each(|text| run(&mut mine, text));
+            mine.used(care, quiet)
+        };
+        assert_eq!(used(&["select f()"], Care::Preserve, true), Use::Harmless);
+        assert_eq!(used(&["select f()"], Care::Preserve, false), Use::Unproven);
+        assert_eq!(used(&["begin", "select 1", "commit"], Care::Preserve, false), Use::Harmless);
+        assert_eq!(used(&["select 1"], Care::Strict, true), Use::Unproven);
+        assert_eq!(used(&["select f()"], Care::Trusting, false), Use::Harmless);
+        assert_eq!(used(&["set a = 1"], Care::Trusting, true), Use::Unproven);
+        assert_eq!(used(&["select setseed(1)"], Care::Trusting, true), Use::Incurable);
+        let mut mine = Mine::default();
+        mine.note_tag(crate::pg::session::scan::tag(b"DO", false));
+        assert_eq!(mine.used(Care::Preserve, true), Use::Unproven);
+        assert_eq!(mine.used(Care::Preserve, true), Use::Harmless, "begins anew");
+    }
+
+    #[test]
+    fn custom_names_are_kept_and_bounded() {
+        let (mut a, mut b) = (Customs::default(), Customs::default());
+        a.add(b"app.x");
+        a.add(b"work_mem");
+        assert!(!a.are_within(&b) && b.are_within(&a));
+        b.add(b"app.x");
+        assert!(a.are_within(&b));
+        (0..100).for_each(|n| a.add(format!("app.y{n}").as_bytes()));
+        (0..100).for_each(|n| b.add(format!("app.y{n}").as_bytes()));
+        assert!(!a.are_within(&b), "nobody knows them all");
+    }
+
+    #[test]
+    fn a_call_asks_everything_only_where_routines_touch() {
+        let mut mine = Mine::default();
+        run(&mut mine, "call p()");
+        assert!(!mine.wants_audit(true) && mine.wants_audit(false));
+        assert_eq!(mine.questions(false).0.len(), 7);
+    }
+}
