@@ -99,8 +99,13 @@ impl Pair {
             statements: &self.registry,
             stats: &self.stats,
         };
-        let mut turn =
-            Turn { input: Taken::new(&self.input, 0), names: &mut self.names, server, rules: &rules, first: false };
+        let mut turn = Turn {
+            input: Taken::new(&self.input, 0),
+            names: &mut self.names,
+            server,
+            rules: &rules,
+            changeable: false,
+        };
         if !std::mem::replace(&mut self.entered, true) {
             assert!(self.ingress.enter(&mut turn).expect("random bytes"));
         }

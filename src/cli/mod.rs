@@ -51,6 +51,10 @@ enum Command {
     /// Print the table of all settings, as in docs/settings.md.
     #[command(hide = true)]
     Docs,
+    /// Print the names of the rules that keep clients apart, for the mutation check.
+    #[cfg(feature = "switches")]
+    #[command(hide = true)]
+    Rules,
 }
 
 /// Parses the arguments and runs the command.
@@ -62,6 +66,8 @@ pub fn main() -> ExitCode {
         Command::Crd => print(&crd_yaml()),
         Command::Completions { shell } => print(&completions(shell)),
         Command::Docs => print(&docs::page()),
+        #[cfg(feature = "switches")]
+        Command::Rules => print(&rules()),
     }
 }
 
@@ -86,6 +92,12 @@ fn print(text: &str) -> ExitCode {
         }
         _ => ExitCode::SUCCESS,
     }
+}
+
+/// The rules' names, one a line.
+#[cfg(feature = "switches")]
+fn rules() -> String {
+    crate::pg::session::rule::Rule::ALL.into_iter().map(|rule| format!("{}\n", rule.name())).collect()
 }
 
 #[cfg(test)]

@@ -81,8 +81,8 @@ pub struct Turn<'a> {
     pub server: Server<'a>,
     /// What holds for both.
     pub rules: &'a Rules<'a>,
-    /// Nothing of the client has gone to this server yet.
-    pub first: bool,
+    /// Nothing of the client has gone to this server yet, and another one may be better.
+    pub changeable: bool,
 }
 
 /// Why processing stopped before the end of what was read.
@@ -268,7 +268,7 @@ impl Ingress {
     /// A client that reads settings by name could tell that others have set one of theirs.
     fn meets_traces(&self, scan: Scan, turn: &Turn<'_>) -> Result<(), Stop> {
         let customs = &turn.server.session.customs;
-        let meets = turn.first
+        let meets = turn.changeable
             && turn.input.taken() == 0
             && scan.reads_settings
             && !customs.is_empty()

@@ -319,6 +319,7 @@ impl Relay<'_> {
     /// Takes the messages that the client has sent.
     fn take(&mut self) -> Result<(), End> {
         self.rules.stats.client_bytes.add(std::mem::take(&mut self.client.uncounted));
+        let fresh = self.server.was_opened_now();
         let conn: &mut PgConn = self.server;
         let server = Server {
             exchange: &mut conn.exchange,
@@ -328,7 +329,13 @@ impl Relay<'_> {
         };
         let names = &mut self.client.names;
         let first = !self.used;
-        let mut turn = Turn { input: Taken::new(&self.client.input, 0), names, server, rules: &self.rules, first };
+        let mut turn = Turn {
+            input: Taken::new(&self.client.input, 0),
+            names,
+            server,
+            rules: &self.rules,
+            changeable: first && !fresh,
+        };
         if !std::mem::replace(&mut self.entered, true)
             && !self.client.ingress.enter(&mut turn).map_err(no_random_bytes)?
         {

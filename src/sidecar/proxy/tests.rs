@@ -90,7 +90,7 @@ impl Bench {
             names: &mut client.names,
             server,
             rules: &rules,
-            first: false,
+            changeable: false,
         };
         if !std::mem::replace(&mut client.entered, true) {
             assert!(client.ingress.enter(&mut turn).unwrap());

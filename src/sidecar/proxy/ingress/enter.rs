@@ -39,7 +39,10 @@ impl Ingress {
                 });
                 sent?;
                 session.application = Some(name.into());
-                label.settings().for_each(|(name, _)| session.customs.add(name));
+                for (name, _) in label.settings() {
+                    session.customs.add(name);
+                    self.mine.customs.add(name);
+                }
                 if scrub {
                     session.sequences_of = Some(rules.client);
                     rules.stats.scrubs.inc();
