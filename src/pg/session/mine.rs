@@ -140,6 +140,11 @@ impl Mine {
         self.hints.touched.get_or_insert_default()
     }
 
+    /// Whether a text of this transaction sets that setting by name.
+    pub fn sets_by_name(&self, name: &[u8]) -> bool {
+        self.hints.touched.as_deref().is_some_and(|touched| touched.set.iter().any(|known| **known == *name))
+    }
+
     /// The server told of a change of this setting, and no statement said why.
     pub fn note_parameter(&mut self, name: &[u8]) {
         let reset =
