@@ -144,7 +144,7 @@ class Sampler:
 
     def __init__(self, pooler):
         self.pooler = pooler
-        self.held = self.pinned = 0
+        self.held = self.pinned = self.looks = self.quiet = 0
         self.background_pinned = set()
         self.end = threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -158,6 +158,8 @@ class Sampler:
                 continue  # the machine is busy; the next look will do
 
     def _look(self, status):
+        self.looks += 1
+        self.quiet += all(pool.get("catalog", {}).get("quiet") for pool in status["pools"])
         held = pinned = 0
         for client in status["clients"]:
             if client["application"] == background.APPLICATION:
@@ -185,4 +187,5 @@ class Sampler:
                 for reason, count in counts.items():
                     if count:
                         total[name][reason] = total[name].get(reason, 0) + count
+        total["quiet_percent"] = round(100 * self.quiet / max(self.looks, 1))
         return {**total, "most_held": self.held, "most_pinned": self.pinned, "background_pinned": sorted(self.background_pinned)}

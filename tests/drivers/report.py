@@ -109,8 +109,8 @@ def _cell(entry):
 
 def _figures(known):
     rows = [
-        "| suite | column | servers | transactions | checkouts | pins | most pinned at once | most held at once | background transactions | of them wrong, failed |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| suite | column | servers | transactions | checkouts | pins | most pinned at once | most held at once | quiet | background transactions | of them wrong, failed |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for _, suite in known:
         for column in ("session", "transaction"):
@@ -118,7 +118,7 @@ def _figures(known):
             if entry:
                 rows.append(f"| {suite['title']} | {column} | " + " | ".join(_row(entry["figures"])) + " |")
     return (
-        "What went through. Transactions and checkouts are the suite's own; held and pinned are servers, looked at ten times a second. No background client was ever pinned"
+        "What went through. Transactions and checkouts are the suite's own; held and pinned are servers, looked at ten times a second; quiet is how often the database counted as [quiet](../../docs/session-state.md) then. No background client was ever pinned"
         + ("" if _never_pinned(known) else ", **but for those named**")
         + ".\n\n"
         + "\n".join(rows)
@@ -135,8 +135,9 @@ def _row(seen):
     wrong = f"{others['wrong']}, {sum(others['errors'].values())}"
     if seen["background_pinned"]:
         wrong += f"; pinned: {', '.join(seen['background_pinned'])}"
+    quiet = f"{seen['quiet_percent']} %" if "quiet_percent" in seen else ""
     cells = (seen["servers"], seen["own_transactions"], seen["own_checkouts"])
-    return [*map(_number, cells), pins, str(seen["most_pinned"]), str(seen["most_held"]), _number(others["transactions"]), wrong]
+    return [*map(_number, cells), pins, str(seen["most_pinned"]), str(seen["most_held"]), quiet, _number(others["transactions"]), wrong]
 
 
 def _number(count):
