@@ -98,7 +98,8 @@ def _servers(suite, column):
 
 def _pooler(suite, column, binary, server):
     spec = {
-        "pool": {"mode": column.capitalize(), "size": _servers(suite, column), "maxOverflow": 0},
+        # As many may be bound as there are: the table says how many were.
+        "pool": {"mode": column.capitalize(), "size": _servers(suite, column), "maxOverflow": 0, "maxPinned": "100%"},
         "timeouts": {"acquire": "60s", "statement": "0s"},
     }
     folder = process.folder(f"driver-{suite.name}-{column}")
