@@ -177,8 +177,9 @@ class Sampler:
         """Everything counted since the start, over all databases."""
         self.end.set()
         self.thread.join()
-        pools = self.pooler.status()["pools"]
-        total = {"pins": {}, "closed": {}}
+        status = self.pooler.status()
+        pools = status["pools"]
+        total = {"commit": status["commit"], "pins": {}, "closed": {}}
         for pool in pools:
             traffic, connections = pool["traffic"], pool["connections"]
             for name, count in (("transactions", traffic["transactions"]), ("checkouts", connections["granted"]), ("opened", connections["opened"]),

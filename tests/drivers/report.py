@@ -109,8 +109,8 @@ def _cell(entry):
 
 def _figures(known):
     rows = [
-        "| suite | column | servers | transactions | checkouts | pins | most pinned at once | most held at once | quiet | background transactions | of them wrong, failed |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| suite | column | commit | servers | transactions | checkouts | pins | most pinned at once | most held at once | quiet | background transactions | of them wrong, failed |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for _, suite in known:
         for column in ("session", "transaction"):
@@ -137,7 +137,7 @@ def _row(seen):
         wrong += f"; pinned: {', '.join(seen['background_pinned'])}"
     quiet = f"{seen['quiet_percent']} %" if "quiet_percent" in seen else ""
     cells = (seen["servers"], seen["own_transactions"], seen["own_checkouts"])
-    return [*map(_number, cells), pins, str(seen["most_pinned"]), str(seen["most_held"]), quiet, _number(others["transactions"]), wrong]
+    return [seen["commit"], *map(_number, cells), pins, str(seen["most_pinned"]), str(seen["most_held"]), quiet, _number(others["transactions"]), wrong]
 
 
 def _number(count):
