@@ -3,6 +3,7 @@
 import fnmatch
 import json
 import os
+import re
 import tomllib
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -74,8 +75,9 @@ def explanation(suite, column, test):
 
 
 def _names(pattern, test):
-    """A test's name, the end of it, or all that is below it (Go's and JUnit's `test/case`)."""
-    return test == pattern or test.endswith((f" {pattern}", f".{pattern}")) or f" {pattern}/" in f" {test}"
+    """The whole of a test's name, its last part, or what it belongs to: a JUnit test's parameters, a Go test's cases, a class's tests."""
+    test = re.sub(r"(\{.*\})?(\[\d+\])?$", "", test)
+    return f" {pattern}/" in f" {test}/" or f".{pattern}." in f".{test}."
 
 
 def write(suites):
