@@ -7,7 +7,7 @@ ifeq ($(CI),true)
 export CARGO_TARGET_DIR ?= $(shell . scripts/lib.sh && echo $$POOLKEEPER_CACHE)/target
 endif
 
-.PHONY: help demo demo-local test drivers bench check lint fmt crd docs mutants soak isolation-mutations setup clean
+.PHONY: help demo demo-local test drivers bench check lint fmt crd docs mutants fuzz soak isolation-mutations setup clean
 
 help: ## this list
 	@echo "Poolkeeper: a PostgreSQL pooler whose pool is resized while it serves. Targets:"
@@ -45,6 +45,9 @@ docs: ## writes the settings' table into the docs and the README from the types
 
 mutants: ## breaks the pool and the wire in small ways and sees whether a test notices (long; MUTANTS="-f src/pool/config.rs" for some)
 	@scripts/mutants $(MUTANTS)
+
+fuzz: ## feeds bytes of all kinds to whatever reads bytes, ten minutes each (FUZZ="startup scram" for some, SECONDS_EACH=60 for less)
+	@scripts/fuzz $(FUZZ)
 
 soak: ## many clients on few servers for long: does anybody meet another's session? (ISOLATION_OPERATIONS=500000)
 	@scripts/soak

@@ -1,6 +1,6 @@
 //! What is generated from the types and checked in is up to date. `POOLKEEPER_BLESS=1 cargo test --test docs` writes it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
 use std::path::Path;
@@ -47,4 +47,38 @@ fn the_readmes_table_is_up_to_date() {
     // Without the page's own heading.
     let table: String = printed("docs").split_inclusive('\n').filter(|line| !line.starts_with("# ")).collect();
     hold("README.md", &format!("{before}{begin}{table}{end}{after}"));
+}
+
+/// docs/session-state.md names a test for every row, and every test that it names is there.
+#[test]
+fn the_table_of_session_state_names_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: String| fs::read_to_string(root.join(&path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let operations: String = fs::read_dir(root.join("tests/isolation/operations"))
+        .unwrap()
+        .map(|file| fs::read_to_string(file.unwrap().path()).unwrap())
+        .collect();
+    let page = read("docs/session-state.md".into());
+    let table = page.split("| tested by |\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let rows: Vec<_> = table.lines().skip(1).collect();
+    assert!(rows.len() > 20);
+    for row in rows {
+        let tests: Vec<_> = row.trim_matches('|').rsplit('|').next().unwrap().split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "no test: {row}");
+        for test in tests {
+            let (suite, name) = test.split_once(' ').unwrap_or(("", test));
+            let (module, function) = name.rsplit_once("::").unwrap_or(("", name));
+            let there = match suite {
+                "isolation" => operations.contains(&format!("er({name}, ")),
+                "" => {
+                    let file = module.trim_end_matches("::tests").replace("::", "/");
+                    let apart = root.join(format!("src/{file}/tests.rs"));
+                    let source = fs::read_to_string(apart).unwrap_or_else(|_| read(format!("src/{file}.rs")));
+                    source.contains(&format!("fn {function}()"))
+                }
+                suite => read(format!("tests/{suite}/{module}.rs")).contains(&format!("fn {function}()")),
+            };
+            assert!(there, "{test} does not exist");
+        }
+    }
 }

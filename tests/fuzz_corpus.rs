@@ -1,6 +1,6 @@
 //! What the fuzzers found worth keeping, replayed without a fuzzer (docs/fuzzing.md).
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
 use std::path::Path;

@@ -25,7 +25,7 @@ pub fn run(data: &[u8]) {
                 return;
             }
         }
-        if let Some(Stop::Terminate | Stop::Fatal(..)) = stop {
+        if let Some(Stop::Terminate | Stop::Another | Stop::Fatal(..)) = stop {
             return play.check_bytes();
         }
         if client.is_empty() && stop == Some(Stop::More) {
@@ -60,7 +60,7 @@ impl Play {
     /// How much of it was read, and what stopped it; nothing of either while answers are owed that would pile up.
     fn client_sends(&mut self, bytes: &[u8]) -> (usize, Option<Stop>) {
         self.skipped |= self.pair.exchange.is_skipping();
-        let (n, passed, stop) = self.pair.from_client(bytes);
+        let (n, passed, stop) = self.pair.client_sends(bytes);
         self.sent.extend(&bytes[..n]);
         self.server.hear(&passed);
         self.server.hear(&self.pair.probe());
@@ -74,7 +74,7 @@ impl Play {
         self.server.step();
         let n = most.min(self.server.output.len());
         let bytes: Vec<u8> = self.server.output.drain(..n).collect();
-        match self.pair.from_server(&bytes) {
+        match self.pair.server_sends(&bytes) {
             Ok((got, seen)) => {
                 self.got.extend(got);
                 if seen.refused {
@@ -134,8 +134,8 @@ impl Play {
         }
         let mut asked = asked.iter();
         for message in done {
-            let own = [&b"SET application_name TO"[..], b"DISCARD SEQUENCES"];
-            let is_own = own.iter().any(|sql| message[5..].starts_with(sql));
+            let own = [&b"SET application_name TO"[..], b"DISCARD SEQUENCES", b"DEALLOCATE ALL"];
+            let is_own = own.iter().any(|sql| message[5..].starts_with(sql)) || memmem(message, b"pk_");
             let mut ahead = asked.clone();
             if is_own && ahead.next() != Some(&message) {
                 continue;
@@ -145,6 +145,10 @@ impl Play {
             asked = ahead;
         }
     }
+}
+
+fn memmem(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
 }
 
 /// Whether there is any message of a COPY's data, be it cut.

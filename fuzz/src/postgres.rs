@@ -1,6 +1,6 @@
 //! A PostgreSQL that is bytes only: it answers each message as the protocol says, and what a statement does is luck.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use poolkeeper::pg::error::SqlState;
 use poolkeeper::pg::frame;
@@ -50,6 +50,8 @@ pub struct Postgres {
     /// It has ended.
     pub dead: bool,
     prepared: HashSet<Vec<u8>>,
+    /// What the pooler runs in the middle of a client's batch, by its name.
+    asides: HashMap<Vec<u8>, Vec<u8>>,
     /// Names whose Parse or Close failed or was skipped: nobody knew that when the next messages were sent.
     doubtful: HashSet<Vec<u8>>,
     /// Names that begin with `pk_` are the pooler's: each must be there when used, and only once.
@@ -69,6 +71,7 @@ impl Postgres {
             batch: false,
             dead: false,
             prepared: HashSet::new(),
+            asides: HashMap::new(),
             doubtful: HashSet::new(),
             names_are_the_poolers: false,
         }
@@ -117,7 +120,7 @@ impl Postgres {
             b'P' => self.parse(body),
             b'B' => self.bind(body),
             b'D' => self.describe(body),
-            b'E' => self.execute(),
+            b'E' => self.execute(body),
             b'C' => {
                 if let Some((b'S', name)) = body.split_first() {
                     self.prepared.remove(name.strip_suffix(b"\0").unwrap_or(name));
@@ -146,8 +149,7 @@ impl Postgres {
         self.batch = false;
         self.prepared.remove(&b""[..]);
         // The pooler's own, which cannot fail where it is sent.
-        if body.starts_with(b"SET application_name TO") || body.starts_with(b"DISCARD SEQUENCES") {
-            self.say(b'C', b"SET\0");
+        if self.own(body) {
             return self.ready();
         }
         for _ in 0..=self.luck.below(2) {
@@ -160,10 +162,40 @@ impl Postgres {
         }
     }
 
+    /// SQL of the pooler's own, and what it puts its own names into.
+    fn own(&mut self, sql: &[u8]) -> bool {
+        let sql = sql.strip_suffix(b"\0").unwrap_or(sql);
+        let lone = sql.strip_prefix(b"DEALLOCATE \"").and_then(|rest| rest.strip_suffix(b"\""));
+        if sql.starts_with(b"SET application_name TO") {
+            self.say(b'C', b"SET\0");
+        } else if sql == b"DISCARD SEQUENCES" {
+            self.say(b'C', b"DISCARD SEQUENCES\0");
+        } else if sql == b"DEALLOCATE ALL" {
+            self.prepared.clear();
+            self.say(b'C', b"DEALLOCATE ALL\0");
+        } else if let Some(name) = lone.filter(|name| name.starts_with(b"pk_")) {
+            if self.status == b'E' || !self.prepared.remove(name) {
+                self.fail();
+            } else {
+                self.say(b'C', b"DEALLOCATE\0");
+            }
+        } else {
+            return false;
+        }
+        true
+    }
+
     fn parse(&mut self, body: &[u8]) {
-        let name = Reader::new(body).cstr().unwrap_or_default().to_vec();
+        let mut reader = Reader::new(body);
+        let name = reader.cstr().unwrap_or_default().to_vec();
+        let sql = reader.cstr().unwrap_or_default();
+        if name.starts_with(b"pk_") && (sql == b"DISCARD SEQUENCES" || sql == b"DEALLOCATE ALL") {
+            self.asides.insert(name.clone(), sql.to_vec());
+        }
         if self.names_are_the_poolers && !name.is_empty() {
-            assert!(!self.prepared.contains(&name) || self.doubtful.contains(&name), "prepared twice");
+            // With an empty text it is there to be refused: the client has used a name of its own twice.
+            let twice = self.prepared.contains(&name) && !sql.is_empty();
+            assert!(!twice || self.doubtful.contains(&name), "prepared twice");
         }
         if name.is_empty() {
             self.prepared.remove(&name);
@@ -205,8 +237,12 @@ impl Postgres {
         missing
     }
 
-    fn execute(&mut self) {
-        self.statement(Copy::Execute);
+    fn execute(&mut self, body: &[u8]) {
+        // A portal of the pooler's own has the name of its statement.
+        match self.asides.get(Reader::new(body).cstr().unwrap_or_default()).cloned() {
+            Some(sql) => assert!(self.own(&sql), "not the pooler's own"),
+            None => drop(self.statement(Copy::Execute)),
+        }
     }
 
     /// What a statement does; false if nothing follows it.

@@ -33,11 +33,11 @@ struct Heard {
 
 fn hear(flags: u8, asked: &[u8], mut server: &[u8], mut luck: Option<Luck>) -> Heard {
     let mut pair = Pair::new(flags);
-    let _ = pair.from_client(asked);
+    let _ = pair.client_sends(asked);
     let (mut got, mut seen, mut error) = (pair.own_answers(), Seen::default(), None);
     while !server.is_empty() && error.is_none() && !seen.refused {
         let n = luck.as_mut().map_or(server.len(), |luck| 1 + luck.below(server.len().min(40)));
-        match pair.from_server(&server[..n]) {
+        match pair.server_sends(&server[..n]) {
             Ok((more, also)) => {
                 got.extend(more);
                 seen.ready += also.ready;

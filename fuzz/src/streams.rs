@@ -78,7 +78,7 @@ impl Pair {
 
     /// The client sends `bytes`: how many of them were taken in, what the server gets of them and of those before, and
     /// what stopped it.
-    pub fn from_client(&mut self, bytes: &[u8]) -> (usize, Vec<u8>, Stop) {
+    pub fn client_sends(&mut self, bytes: &[u8]) -> (usize, Vec<u8>, Stop) {
         let max = self.max_buffered.max(SMALL);
         let space = self.input.space(&self.pool, max);
         let n = space.len().min(bytes.len());
@@ -125,7 +125,7 @@ impl Pair {
     ///
     /// # Errors
     /// If the server is out of step.
-    pub fn from_server(&mut self, bytes: &[u8]) -> Result<(Vec<u8>, Seen), (Vec<u8>, OutOfStep)> {
+    pub fn server_sends(&mut self, bytes: &[u8]) -> Result<(Vec<u8>, Seen), (Vec<u8>, OutOfStep)> {
         let (mut rest, mut got, mut all) = (bytes, Vec::new(), Seen::default());
         loop {
             let space = self.from_server.space(&self.pool, LARGE);

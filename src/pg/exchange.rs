@@ -479,6 +479,14 @@ impl Exchange {
                 names.apply();
             }
             self.owed.pop_front();
+            self.pass_copy_ends();
+        }
+    }
+
+    /// Ends of data whose turn has come: nothing was copied, the server ignores them.
+    fn pass_copy_ends(&mut self) {
+        while let Some(Owed { expect: Expect::CopyEnd, .. }) = self.owed.front() {
+            self.owed.pop_front();
         }
     }
 
@@ -494,7 +502,7 @@ impl Exchange {
 
     /// Whether answers of our own are all that is owed: no message of the server will bring their turn.
     pub fn owes_only_own(&self) -> bool {
-        self.has_own() && self.owed.iter().all(|owed| matches!(owed.expect, Expect::Own(_)))
+        self.has_own() && self.owed.iter().all(|owed| matches!(owed.expect, Expect::Own(_) | Expect::CopyEnd))
     }
 
     fn answered(&mut self, names: &mut Names, cache: &mut Cache) -> Verdict {
@@ -503,10 +511,7 @@ impl Exchange {
         if owed.expect == Expect::OwnQuery || (preface && owed.expect == Expect::Sync) {
             self.readying -= 1;
         }
-        while let Some(Owed { expect: Expect::CopyEnd, .. }) = self.owed.front() {
-            // Nothing was copied: the server ignores it.
-            self.owed.pop_front();
-        }
+        self.pass_copy_ends();
         if owed.also.reused {
             self.reused.pop_front();
         }

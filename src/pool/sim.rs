@@ -122,6 +122,8 @@ struct Sim {
     requests: u32,
     claimed: BTreeSet<ConnId>,
     end_told: bool,
+    /// Grants, timeouts and refusals so far.
+    told: [u64; 3],
 }
 
 impl Sim {
@@ -136,6 +138,7 @@ impl Sim {
             requests: 0,
             claimed: BTreeSet::new(),
             end_told: false,
+            told: [0; 3],
         }
     }
 
@@ -309,15 +312,20 @@ impl Sim {
                 assert_eq!(*at, At::Idle, "granted twice");
                 assert!(asked.any_key || asked.key == *key, "another key");
                 *at = At::Lent(request);
+                self.told[0] += 1;
                 let earlier = self.waiting.values().any(|other| other.key == *key && other.turn < asked.turn);
                 assert!(!earlier, "somebody of this key has waited longer");
             }
             Effect::Fail { request, why } => {
                 let asked = self.waiting.remove(&request).expect("failed for nobody, or twice");
                 match why {
-                    Refusal::Timeout { .. } => assert!(asked.deadline <= self.now, "before its time"),
+                    Refusal::Timeout { .. } => {
+                        assert!(asked.deadline <= self.now, "before its time");
+                        self.told[1] += 1;
+                    }
                     Refusal::Busy => assert!(asked.any_key, "only a probe is told that"),
-                    Refusal::TooManyWaiting { .. } | Refusal::ConnectFailed | Refusal::Closed => {}
+                    Refusal::TooManyWaiting { .. } => self.told[2] += 1,
+                    Refusal::ConnectFailed | Refusal::Closed => {}
                 }
             }
             Effect::EndSurplus => {
@@ -338,6 +346,7 @@ impl Sim {
         assert_eq!(stats.closing, count(|at| at == At::Closing));
         assert_eq!(stats.waiting as usize, self.waiting.len());
         assert_eq!(stats.opened, stats.closed_total() + u64::from(stats.idle) + u64::from(stats.in_use));
+        assert_eq!([stats.granted, stats.timeouts, stats.refused], self.told);
         // SQLAlchemy's own sum.
         assert_eq!(stats.checked_out, lent + opening);
         if stats.size > 0 {

@@ -141,6 +141,7 @@ fn pool(database: &Database, orphaned: bool, now: Instant) -> status::Pool {
         traffic: traffic(&database.workers),
         server: status::Server { errors: database.backend.errors().all(), degraded: degraded.into_iter().collect() },
         catalog: database.catalog.status(now),
+        pinned: status::Pinned { clients: database.bound.load(Relaxed), limit: policy.most_bound() },
     }
 }
 
@@ -202,6 +203,11 @@ fn traffic(workers: &[Worker]) -> status::Traffic {
         prepares: sum(|w| &w.prepares),
         prepare_hits: sum(|w| &w.prepare_hits),
         pins: Pin::ALL.iter().enumerate().map(pins).collect(),
+        scrubs: sum(|w| &w.scrubs),
+        adaptations: sum(|w| &w.adaptations),
+        audits: [("targeted", sum(|w| &w.targeted_audits)), ("full", sum(|w| &w.full_audits))]
+            .map(|(kind, count)| (kind.to_owned(), count))
+            .into(),
         acquire: times(|w| &w.acquire),
         query: times(|w| &w.query_time),
         transaction: times(|w| &w.transaction_time),

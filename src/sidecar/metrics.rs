@@ -43,6 +43,7 @@ impl Collector for Scrape {
         connections(&mut families)?;
         totals(&mut families)?;
         traffic(&mut families)?;
+        session(&mut families)?;
         health(&mut families, self.0.started_seconds + self.0.uptime_seconds)
     }
 }
@@ -291,7 +292,10 @@ fn traffic(f: &mut Families<'_, '_>) -> fmt::Result {
     f.counter("statements_prepared", "Statements prepared on a server that lacked them.", None, |p| {
         p.traffic.prepares
     })?;
-    f.counter("statements_reused", "Parse messages answered without the server.", None, |p| p.traffic.prepare_hits)?;
+    f.counter("statements_reused", "Parse messages answered without the server.", None, |p| p.traffic.prepare_hits)
+}
+
+fn session(f: &mut Families<'_, '_>) -> fmt::Result {
     f.gauge(
         "catalog_quiet",
         "1 if nothing in the database can touch a session, 0 if something can; absent until it was read.",
@@ -302,7 +306,26 @@ fn traffic(f: &mut Families<'_, '_>) -> fmt::Result {
             _ => None,
         },
     )?;
-    f.counters("pins", "Clients bound to a server by session state, by reason.", "reason", |p| &p.traffic.pins)
+    f.counters("pins", "Clients bound to a server by session state, by reason.", "reason", |p| &p.traffic.pins)?;
+    f.gauge("pinned_clients", "Clients that session state binds to a server now.", None, |p| {
+        Some(p.pinned.clients.into())
+    })?;
+    f.gauge(
+        "pinned_clients_limit",
+        "The most clients that session state may bind at once (pool.maxPinned); +Inf is unlimited.",
+        None,
+        |p| Some(p.pinned.limit.map_or(f64::INFINITY, f64::from)),
+    )?;
+    f.counter("session_scrubs", "Servers scrubbed before another client got them.", None, |p| p.traffic.scrubs)?;
+    f.counter("session_adaptations", "Servers on which a client's own settings were set.", None, |p| {
+        p.traffic.adaptations
+    })?;
+    f.counters(
+        "session_audits",
+        "Questions after a transaction about what it changed in its client's session, by kind: targeted or full.",
+        "kind",
+        |p| &p.traffic.audits,
+    )
 }
 
 fn health(f: &mut Families<'_, '_>, now: f64) -> fmt::Result {

@@ -105,6 +105,18 @@ pub struct Pool {
     pub server: Server,
     /// Whether anything in the database can touch a session.
     pub catalog: Catalog,
+    /// Clients that session state binds to a server now.
+    pub pinned: Pinned,
+}
+
+/// Clients that session state binds to a server.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pinned {
+    /// How many there are now.
+    pub clients: u32,
+    /// How many there may be at once (`pool.maxPinned` of the pool's limit); null = unlimited.
+    pub limit: Option<u32>,
 }
 
 /// Whether a database answers.
@@ -199,6 +211,12 @@ pub struct Traffic {
     pub prepare_hits: u64,
     /// Clients bound to a server by session state, by reason.
     pub pins: BTreeMap<String, u64>,
+    /// Servers scrubbed before another client got them.
+    pub scrubs: u64,
+    /// Servers on which a client's own settings were set.
+    pub adaptations: u64,
+    /// Questions after a transaction about what it has changed in its client's session, by kind: `targeted` or `full`.
+    pub audits: BTreeMap<String, u64>,
     /// From a client's request to its connection.
     pub acquire: Times,
     /// From a query to its answer.

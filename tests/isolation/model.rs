@@ -95,6 +95,8 @@ pub struct Model {
     pub last_value: Option<i64>,
     /// The series that setseed() began, and how many were drawn.
     pub seed: Option<(usize, usize)>,
+    /// Whether a connection of dblink is open.
+    pub dblink: bool,
     /// Time zones that this session has had.
     pub zones: BTreeSet<String>,
     /// Date styles that this session has had.

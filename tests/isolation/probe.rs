@@ -4,8 +4,9 @@
 //! ordinary question, since a client that asks only such ones is the one that meets other clients' state.
 
 use crate::judge::Kind;
+use crate::marks::foreign_tags;
 use crate::model::CUSTOM;
-use crate::session::{Session, Step, foreign_tags};
+use crate::session::{REPORTED, Session, Step};
 use crate::support::fe;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -199,9 +200,8 @@ fn same(
 
 /// What the server has reported is what holds.
 fn parameters(session: &mut Session<'_>) -> Step {
-    for name in ["TimeZone", "DateStyle", "client_encoding", "application_name", "IntervalStyle"] {
-        let default = if name == "application_name" { "" } else { session.world.default(name) };
-        let expected = session.model.shown(name, default).to_owned();
+    for name in REPORTED {
+        let expected = session.shown(name);
         let Some(told) = session.client.parameter(name).map(str::to_owned) else { continue };
         if told != expected && !session.model.hidden.contains(name) {
             let details = format!("the last ParameterStatus of {name} says {told:?}, and it is {expected:?}");

@@ -1,11 +1,13 @@
 //! Runs a scenario: one thread a client, session after session.
 
 use crate::bench::World;
+use crate::dice::Dice;
 use crate::judge::{Judge, Kind, Violation};
+use crate::marks::tag;
 use crate::model::Model;
 use crate::operations::{self, Operation};
 use crate::scenarios::Scenario;
-use crate::session::{Dice, Halt, Session, tag};
+use crate::session::{Halt, Session};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -146,6 +148,9 @@ fn session(world: &World, number: usize, turn: usize, mut dice: Dice) {
         notices: vec![],
         heard: vec![],
         serial: 0,
+        told: vec![],
+        fatal: None,
+        doomed: false,
     };
     session.client.set_timeout(Duration::from_secs(30));
     let how = live(&mut session);

@@ -3,6 +3,7 @@
 use crate::run;
 use crate::support::{Policy, bed, sidecar};
 use std::process::Command;
+use std::sync::LazyLock;
 
 /// One way to run the stress.
 #[derive(Debug, Clone, Copy)]
@@ -49,8 +50,11 @@ const STRICT: Scenario =
 
 /// Whether this build proves servers clean before another client gets them.
 pub fn proves() -> bool {
-    let crd = Command::new(sidecar::binary()).arg("crd").output().unwrap().stdout;
-    bed::is_direct() || String::from_utf8_lossy(&crd).contains("sessionState")
+    static PROVES: LazyLock<bool> = LazyLock::new(|| {
+        let crd = Command::new(sidecar::binary()).arg("crd").output().unwrap().stdout;
+        bed::is_direct() || String::from_utf8_lossy(&crd).contains("sessionState")
+    });
+    *PROVES
 }
 
 /// What a build does not keep that looks at nothing but texts: see `cases`.

@@ -1,7 +1,9 @@
 //! One client's session: it talks, looks at every message, and knows its model.
 
 use crate::bench::World;
+use crate::dice::Dice;
 use crate::judge::{Kind, Violation};
+use crate::marks::foreign_tags;
 use crate::model::Model;
 use crate::support::message::{Message, ServerError};
 use crate::support::{Client, fe};
@@ -35,43 +37,8 @@ pub struct Reply {
     pub errors: Vec<ServerError>,
     /// CopyData.
     pub data: Vec<String>,
-    /// The status of the last ReadyForQuery.
-    pub status: u8,
-}
-
-/// Random numbers that a seed repeats (splitmix64).
-#[derive(Debug, Clone)]
-pub struct Dice(u64);
-
-impl Dice {
-    /// With a seed.
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// The next number.
-    pub fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// Below `n`.
-    pub fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.roll() % n as u64).unwrap()
-    }
-
-    /// With this many chances in a hundred.
-    pub fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-
-    /// One of several.
-    pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
-        &of[self.below(of.len())]
-    }
+    /// The tags of all messages, but for notices, parameters and notifications; rows as one.
+    pub shape: String,
 }
 
 /// A session of one client.
@@ -98,27 +65,22 @@ pub struct Session<'a> {
     pub notices: Vec<String>,
     /// Notifications not yet looked at: channel and payload.
     pub heard: Vec<(String, String)>,
-    /// Errors that the last probe may meet and must not count.
+    /// How many values it has made.
     pub serial: u64,
+    /// What ParameterStatus messages said lately: name, value, and what the model showed then.
+    pub told: Vec<(String, String, String)>,
+    /// The error with which the connection is ended.
+    pub fatal: Option<ServerError>,
+    /// It has something that cannot be set again on another server: it may be ended for that.
+    pub doomed: bool,
 }
 
-/// The tag of a client's session.
-pub fn tag(number: usize, turn: usize) -> String {
-    format!("t{number:03}s{turn:05}e")
-}
+/// Parameters that the model knows and PostgreSQL reports.
+pub const REPORTED: [&str; 5] = ["TimeZone", "DateStyle", "client_encoding", "application_name", "IntervalStyle"];
 
-/// Tags in bytes that are not this session's; in capitals they stand in names of time zones.
-pub fn foreign_tags(bytes: &[u8], own: &str) -> Vec<String> {
-    let digits = |part: &[u8]| part.iter().all(u8::is_ascii_digit);
-    let is_tag = |w: &[u8]| {
-        matches!((w[0], w[4], w[10]), (b't', b's', b'e') | (b'T', b'S', b'E')) && digits(&w[1..4]) && digits(&w[5..10])
-    };
-    let found = bytes.windows(own.len()).filter(|w| is_tag(w) && !w.eq_ignore_ascii_case(own.as_bytes()));
-    found.map(|w| String::from_utf8_lossy(w).to_ascii_lowercase()).collect()
-}
-
-/// Fatal errors that end a session as the documentation allows.
-const ENDS: [&str; 6] = ["53400", "0A000", "57P01", "08006", "53300", "57P05"];
+/// Fatal errors that may end a session while no server is lost: more bound clients than the policy allows, what is
+/// refused, no server to be had.
+const ENDS: [&str; 3] = ["53400", "0A000", "53300"];
 
 impl Session<'_> {
     /// Another value with this session's tag.
@@ -188,12 +150,43 @@ impl Session<'_> {
             return Err(self.violated(Kind::Leak, &what, &format!("{foreign:?} in {text}")));
         }
         match message.tag {
-            b'S' => self.client.note(&message),
+            b'S' => self.told(&message),
             b'N' => self.notices.push(message.field(b'M')),
             b'A' => self.heard(&message)?,
             _ => {}
         }
         Ok(message)
+    }
+
+    fn told(&mut self, message: &Message) {
+        self.client.note(message);
+        let (name, value) = (message.texts()[0].clone(), message.texts()[1].clone());
+        let shown = self.shown(&name);
+        self.told.push((name, value, shown));
+    }
+
+    /// What a reported parameter shows by the model.
+    pub fn shown(&self, name: &str) -> String {
+        let default = if name == "application_name" { "" } else { self.world.default(name) };
+        self.model.shown(name, default).to_owned()
+    }
+
+    /// What was told must have been so before the statement that was then answered, or be so since.
+    fn check_told(&mut self) -> Step {
+        for (name, value, before) in std::mem::take(&mut self.told) {
+            let known = REPORTED.contains(&name.as_str()) && !self.model.hidden.contains(&name);
+            let now = self.shown(&name);
+            // An error takes back at once what its transaction has set.
+            let began = self.model.saved.as_ref().map(|saved| {
+                let model = Model { now: (**saved).clone(), startup: self.model.startup.clone(), ..Model::default() };
+                model.shown(&name, self.world.default(&name)).to_owned()
+            });
+            if known && value != before && value != now && began.as_ref() != Some(&value) {
+                let details = format!("{name} was told to be {value:?}; it was {before:?} and is {now:?}");
+                return Err(self.violated(Kind::Leak, "a ParameterStatus that is not this session's", &details));
+            }
+        }
+        Ok(())
     }
 
     fn heard(&mut self, message: &Message) -> Step {
@@ -217,17 +210,27 @@ impl Session<'_> {
         while left > 0 {
             let message = match self.message() {
                 Ok(message) => message,
-                Err(Halt::Leave(_)) => return Err(self.ended(&reply)),
+                Err(Halt::Leave(_)) => return Err(self.ended()),
                 Err(halt) => return Err(halt),
             };
             match message.tag {
                 b'D' => reply.rows.push(message.row()),
                 b'C' => reply.tags.push(message.texts()[0].clone()),
-                b'E' => reply.errors.push(ServerError::of(&message)),
+                b'E' => {
+                    let error = ServerError::of(&message);
+                    if error.severity == "FATAL" {
+                        self.fatal = Some(error.clone());
+                    }
+                    reply.errors.push(error);
+                }
                 b'd' => reply.data.push(String::from_utf8_lossy(&message.body).into_owned()),
                 b'V' => reply.rows.push(vec![Some(String::from_utf8_lossy(&message.body[4..]).into_owned())]),
-                b'Z' => reply.status = message.body[0],
                 _ => {}
+            }
+            let tag = char::from(message.tag);
+            let more = tag == 'D' && reply.shape.ends_with('D');
+            if !more && !"NSA".contains(tag) {
+                reply.shape.push(tag);
             }
             if until.contains(&message.tag) {
                 left -= 1;
@@ -241,19 +244,20 @@ impl Session<'_> {
     }
 
     /// The connection has ended: with a reason that may be, or not.
-    fn ended(&mut self, reply: &Reply) -> Halt {
-        let Some(error) = reply.errors.last() else {
+    fn ended(&mut self) -> Halt {
+        let Some(error) = self.fatal.clone() else {
             return self.violated(Kind::Foreign, "closed without a word", "");
         };
-        if ENDS.contains(&error.code.as_str()) {
-            return Halt::Leave(format!("{} {}", error.severity, error.code));
+        let what = format!("{} {}: {:.60}", error.severity, error.code, error.message);
+        if self.doomed || ENDS.contains(&error.code.as_str()) {
+            return Halt::Leave(what);
         }
-        let what = format!("ended with {} {}", error.severity, error.code);
-        self.violated(Kind::Foreign, &what, &error.message.clone())
+        self.violated(Kind::Foreign, &format!("ended with {what}"), &error.message)
     }
 
     /// Sends bytes and reads up to so many ReadyForQuery.
     pub fn exchange(&mut self, bytes: &[u8], readies: usize) -> Step<Reply> {
+        self.check_told()?;
         self.send(bytes);
         let reply = self.read(b"Z", readies)?;
         let refused = reply.errors.iter().filter(|error| error.code == "53300").count();
@@ -268,9 +272,35 @@ impl Session<'_> {
     /// Runs a statement by a protocol of chance; an error is returned.
     pub fn attempt(&mut self, sql: &str) -> Step<Result<Rows, ServerError>> {
         self.note(sql);
-        let bytes = if self.dice.chance(50) { fe::query(sql) } else { fe::extended(sql, &[]) };
+        let simple = self.dice.chance(50);
+        let bytes = if simple { fe::query(sql) } else { fe::extended(sql, &[]) };
         let reply = self.exchange(&bytes, 1)?;
+        self.check_shape(simple, &reply)?;
         Ok(reply.errors.first().cloned().map_or(Ok(reply.rows), Err))
+    }
+
+    /// The answer to one statement has exactly its messages.
+    fn check_shape(&mut self, simple: bool, reply: &Reply) -> Step {
+        let (begin, shape) = if simple { ("", reply.shape.as_str()) } else { ("12", reply.shape.as_str()) };
+        let fits = match shape.strip_suffix("EZ") {
+            // Wherever it failed.
+            Some(rest) => {
+                if simple {
+                    ["", "T", "TD"].contains(&rest)
+                } else {
+                    "12TD".starts_with(rest) || rest == "12n"
+                }
+            }
+            None => shape.strip_prefix(begin).is_some_and(|rest| {
+                let rest = if simple { rest } else { rest.trim_start_matches('n') };
+                ["CZ", "TCZ", "TDCZ"].contains(&rest)
+            }),
+        };
+        if fits {
+            return Ok(());
+        }
+        let details = format!("{} and {:?}", reply.shape, reply.tags);
+        Err(self.violated(Kind::Leak, "messages that nobody asked for", &details))
     }
 
     /// Runs a statement that must work.

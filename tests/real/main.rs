@@ -12,6 +12,7 @@ mod catalog;
 mod limit;
 mod modes;
 mod reload;
+mod session;
 mod timeouts;
 mod tls;
 mod trouble;

@@ -90,7 +90,7 @@ fn every_case_of_the_table_has_its_tests() {
     let mut named = vec![];
     for row in &rows {
         let tests: Vec<_> = row[2].split('`').skip(1).step_by(2).collect();
-        let later = ["part 2", "not built"].iter().any(|word| row[2].starts_with(word));
+        let later = row[2].starts_with("not built");
         assert!(later == tests.is_empty(), "case {} has neither a test nor a reason", row[0]);
         for test in tests {
             let (module, function) = test.split_once("::").unwrap();

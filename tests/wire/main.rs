@@ -16,4 +16,5 @@ mod pipeline;
 mod pool;
 mod prepared;
 mod security;
+mod session;
 mod startup;

@@ -94,14 +94,11 @@ pub struct Resolved {
 }
 
 impl Resolved {
-    /// How many clients session state may bind to servers at once: the share of the limit, rounded up, one at least.
-    pub fn most_bound(&self) -> u32 {
-        match self.pool.limit() {
-            Some(limit) => {
-                u32::try_from((u64::from(limit) * u64::from(self.max_pinned)).div_ceil(100)).unwrap_or(u32::MAX).max(1)
-            }
-            None => u32::MAX,
-        }
+    /// How many clients session state may bind to servers at once: the share of the limit, rounded up, one at least;
+    /// none = unlimited.
+    pub fn most_bound(&self) -> Option<u32> {
+        let share = u64::from(self.pool.limit()?) * u64::from(self.max_pinned);
+        Some(u32::try_from(share.div_ceil(100)).unwrap_or(u32::MAX).max(1))
     }
 }
 

@@ -689,3 +689,14 @@ fn a_copy_sent_blindly_with_a_query_behind_its_end() {
     assert_eq!(pair.hear("2nGCCZ"), "2nGCCZ");
     assert!(pair.exchange.is_free(), "the query has ended the batch whose Sync the server ignored");
 }
+
+#[test]
+fn an_end_of_data_behind_an_answer_of_our_own_is_nothing() {
+    let mut pair = Pair::default();
+    pair.exchange.own(b'1');
+    pair.exchange.copy_ended();
+    assert!(pair.exchange.owes_only_own());
+    pair.exchange.sync();
+    assert_eq!(pair.hear("Z"), "[1]Z");
+    assert!(pair.exchange.is_free());
+}

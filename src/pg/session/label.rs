@@ -7,11 +7,14 @@ pub const MOST_SETTINGS: usize = 64;
 /// Most bytes of names and values together.
 pub const MOST_BYTES: usize = 64 * 1024;
 
+/// A setting's name and value, in whatever encoding the client has.
+pub type Setting = (Box<[u8]>, Box<[u8]>);
+
 /// A client's own settings by name, with the values as the server gave them. A label is compared whole and never changed.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Label {
     /// In the order in which they are set: the encoding of the others first, the role last.
-    settings: Vec<(Box<[u8]>, Box<[u8]>)>,
+    settings: Vec<Setting>,
     /// Those of them that parsing may depend on, in one piece.
     parse: Box<[u8]>,
 }
@@ -42,7 +45,7 @@ pub fn matters_to_parser(name: &[u8]) -> bool {
 
 impl Label {
     /// With these settings, in any order; a name must not come twice.
-    pub fn new(mut settings: Vec<(Box<[u8]>, Box<[u8]>)>) -> Self {
+    pub fn new(mut settings: Vec<Setting>) -> Self {
         let place = |name: &[u8]| match name {
             b"client_encoding" => 3,
             b"session_authorization" => 1,

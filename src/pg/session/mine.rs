@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::label::Label;
+use super::label::{Label, Setting};
 use super::ours::{Ours, text_array};
 use super::proof::Use;
 use super::rule::{self, Rule};
@@ -217,7 +217,7 @@ impl Mine {
 
     /// The label with what an audit found.
     fn relabelled(&self, touched: &Touched, found: Found) -> Label {
-        let mut settings: Vec<(Box<[u8]>, Box<[u8]>)> = Vec::new();
+        let mut settings: Vec<Setting> = Vec::new();
         for (name, value) in found.settings {
             let Some(value) = value else { continue };
             let name: Box<[u8]> = name.to_ascii_lowercase().into();

@@ -46,11 +46,14 @@ pub struct Registry {
     known: Mutex<Known>,
 }
 
+/// Settings that parsing depends on, and a Parse message's tail.
+type Labelled = (Box<[u8]>, Box<[u8]>);
+
 #[derive(Debug, Default)]
 struct Known {
     statements: HashMap<Box<[u8]>, Weak<Statement>>,
     /// Those prepared under settings that parsing depends on, by these and the tail.
-    labelled: HashMap<(Box<[u8]>, Box<[u8]>), Weak<Statement>>,
+    labelled: HashMap<Labelled, Weak<Statement>>,
     last: u64,
     /// Dead entries are swept when the map reaches this size.
     sweep: usize,

@@ -246,7 +246,7 @@ pub fn tag(tag: &[u8], text_sets: bool) -> Tag {
         b"SET" if text_sets => Tag::default(),
         b"SET" => ask(Asks::ALL_SETTINGS),
         b"RESET" => ask(Asks::SETTINGS),
-        b"LISTEN" | b"UNLISTEN" => ask(Asks::LISTEN),
+        b"LISTEN" => ask(Asks::LISTEN),
         // PREPARE TRANSACTION too: nothing of it stays in the session, and asking costs little.
         b"PREPARE" | b"DEALLOCATE" => ask(Asks::PREPARED),
         b"LOAD" => ask(Asks::ALL),
@@ -309,7 +309,10 @@ fn statement(text: &[u8], scan: &mut Scan) {
             scan.names_prepared = true;
             scan.ask(Asks::ALL);
         }
-        8 if is(word, "unlisten") => scan.ask(Asks::LISTEN),
+        8 if is(word, "unlisten") => {
+            scan.frees = scan.frees.and(Asks::LISTEN);
+            scan.touches = true;
+        }
         10 if is(word, "deallocate") => {
             scan.names_prepared = true;
             scan.ask(Asks::PREPARED);

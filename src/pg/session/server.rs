@@ -88,11 +88,14 @@ impl Parameters {
     }
 }
 
+/// A setting's name and value; none if there is no such setting.
+pub type Answer = (Box<[u8]>, Option<Box<[u8]>>);
+
 /// The answers to an audit.
 #[derive(Debug, Default)]
 pub struct Found {
     /// Settings by name; without a value there is no such setting.
-    pub settings: Vec<(Box<[u8]>, Option<Box<[u8]>>)>,
+    pub settings: Vec<Answer>,
     /// What binds the client to the server.
     pub bound: Option<Pin>,
     pub(super) bytes: usize,

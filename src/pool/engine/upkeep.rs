@@ -31,7 +31,8 @@ impl<K: Clone + Eq> Engine<K> {
         self.retire(replace, now);
         self.close_retired(now, fx);
         self.shed(fx);
-        if self.records() > self.limit && (self.limit < limit_before || self.shrink_since.is_none()) {
+        // Taken back at the end of this event if there is not more than the limit allows.
+        if self.limit < limit_before || self.shrink_since.is_none() {
             self.shrink_since = Some(now);
             self.shrink_due = false;
         }

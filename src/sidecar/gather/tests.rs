@@ -92,6 +92,12 @@ async fn a_pool_is_described_whole() {
     database.workers[1].queries.add(4);
     database.workers[0].pins[1].inc();
     database.workers[1].acquire.observe(Duration::from_millis(3));
+    database.workers[0].scrubs.add(2);
+    database.workers[1].scrubs.add(3);
+    database.workers[0].adaptations.add(4);
+    database.workers[1].targeted_audits.add(5);
+    database.workers[0].full_audits.inc();
+    database.bound.store(2, Relaxed);
     let status = fixture.sight.status();
     assert!(status.ready, "{:?}", status.reason);
     let pool = &status.pools[0];
@@ -104,6 +110,9 @@ async fn a_pool_is_described_whole() {
     assert_eq!((pool.connections.utilization_percent, pool.connections.total_connections), (Some(0.0), 0));
     assert_eq!((pool.traffic.queries, pool.traffic.pins["listen"], pool.traffic.pins.len()), (7, 1, 8));
     assert_eq!((pool.traffic.acquire.count, pool.traffic.acquire.p99_seconds), (1, Some(0.005)));
+    assert_eq!((pool.traffic.scrubs, pool.traffic.adaptations), (5, 4));
+    assert_eq!(serde_json::to_value(&pool.traffic.audits).unwrap(), json!({ "targeted": 5, "full": 1 }));
+    assert_eq!(pool.pinned, status::Pinned { clients: 2, limit: Some(15) }, "half of size and overflow");
     let applied = pool.applied_at.parse::<jiff::Timestamp>().unwrap().duration_since(jiff::Timestamp::now());
     assert!(applied.abs().as_secs() < 60, "{}", pool.applied_at);
     assert!(pool.applied_at.ends_with('Z') && (unix(SystemTime::now()) - pool.applied_seconds).abs() < 60.0);

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::sidecar::connect_errors::ErrorCount;
-use crate::sidecar::status::{Catalog, Connections, Health, Server, Traffic};
+use crate::sidecar::status::{Catalog, Connections, Health, Pinned, Server, Traffic};
 
 fn map(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), *value)).collect()
@@ -35,6 +35,9 @@ fn pool() -> Pool {
         traffic: Traffic {
             client_bytes: 1_000,
             pins: map(&[("listen", 2)]),
+            scrubs: 6,
+            adaptations: 5,
+            audits: map(&[("targeted", 4), ("full", 1)]),
             acquire: times.clone(),
             query: times.clone(),
             transaction: times,
@@ -46,6 +49,7 @@ fn pool() -> Pool {
             degraded: Vec::new(),
         },
         catalog: Catalog { verdict: "quiet".into(), ..Catalog::default() },
+        pinned: Pinned { clients: 3, limit: Some(15) },
         ..Pool::default()
     }
 }
@@ -119,6 +123,12 @@ fn values_are_right() {
         "poolkeeper_pool_overflow{database=\"orders\"} 0.0",
         "poolkeeper_pool_limit{database=\"orders\"} 30.0",
         "poolkeeper_catalog_quiet{database=\"orders\"} 1.0",
+        "poolkeeper_pinned_clients{database=\"orders\"} 3.0",
+        "poolkeeper_pinned_clients_limit{database=\"orders\"} 15.0",
+        "poolkeeper_session_scrubs_total{database=\"orders\"} 6",
+        "poolkeeper_session_adaptations_total{database=\"orders\"} 5",
+        "poolkeeper_session_audits_total{database=\"orders\",kind=\"targeted\"} 4",
+        "poolkeeper_session_audits_total{database=\"orders\",kind=\"full\"} 1",
         "poolkeeper_connection_errors_total{database=\"orders\",phase=\"auth\",sqlstate_class=\"28\"} 4",
         "poolkeeper_client_received_bytes_total{database=\"orders\"} 1000",
         "poolkeeper_query_duration_seconds_bucket{le=\"0.0001\",database=\"orders\"} 5",
@@ -138,6 +148,7 @@ fn unlimited_is_infinite_and_names_are_escaped() {
     unlimited.database = "a\"b\n\\".into();
     unlimited.connections.limit = None;
     unlimited.connections.utilization_percent = None;
+    unlimited.pinned.limit = None;
     let text = text(vec![pool(), unlimited]);
     assert!(text.contains(r#"poolkeeper_pool_limit{database="a\"b\n\\"} inf"#) || text.contains("+Inf"), "{text}");
     assert_eq!(text.matches("poolkeeper_pool_utilization_ratio{").count(), 1);

@@ -331,7 +331,7 @@ fn refuse(scan: Scan, rules: &Rules<'_>) -> Result<(), Stop> {
     let bound = [Asks::LISTEN, Asks::LOCKS, Asks::CURSORS, Asks::PREPARED, Asks::TEMPORARY];
     let binds = scan.pin.is_some() || bound.into_iter().any(|kind| scan.asks.has(kind));
     // RESET, UNLISTEN and DEALLOCATE free; DISCARD frees everything.
-    if rules.care != Care::Reject || !binds || scan.names_prepared {
+    if rules.care != Care::Reject || !binds || (scan.names_prepared && !scan.prepares) {
         return Ok(());
     }
     let text = "this statement would bind its client to one server, and pool.sessionState is Reject: use Preserve, or \

@@ -378,7 +378,7 @@ impl Serving {
             entered: false,
             auditing: false,
             tries: 0,
-            most_bound: policy.most_bound(),
+            most_bound: policy.most_bound().unwrap_or(u32::MAX),
             stuck: 0,
             leaving: false,
         };

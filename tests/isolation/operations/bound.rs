@@ -3,7 +3,7 @@
 
 use super::{Group, Operation, inner, outer};
 use crate::bench::{SEEDS, seed_argument};
-use crate::session::{Session, Step};
+use crate::session::{Halt, Session, Step};
 
 /// All of them.
 pub const ALL: &[Operation] = &[
@@ -269,5 +269,10 @@ fn setseed(session: &mut Session<'_>) -> Step {
     session.ask(&format!("SELECT setseed({})", seed_argument(series)))?;
     session.model.seed = Some((series, 0));
     session.model.hidden.remove("seed");
-    super::queries::random(session)
+    super::queries::random(session)?;
+    if session.dice.chance(40) {
+        // The next client of this server must not go on with the series.
+        return Err(Halt::Leave(super::vanish::leave(session).into()));
+    }
+    Ok(())
 }

@@ -16,6 +16,9 @@ fn dblink(session: &mut Session<'_>) -> Step {
     if session.model.is_other_role() {
         return super::queries::tagged(session);
     }
+    if session.model.dblink {
+        return list(session);
+    }
     let (name, value, to) = (session.tag.clone(), session.value(), session.world.loopback.clone());
     // One statement: the connection, a setting on its far side, and what that says.
     session.ask(&format!("SELECT public.dblink_connect('{name}', '{to}')"))?;
@@ -23,13 +26,21 @@ fn dblink(session: &mut Session<'_>) -> Step {
     let sql = format!("SELECT v FROM public.dblink('{name}', 'SELECT current_setting(''app.tag'')') t (v text)");
     let rows = session.ask(&sql)?;
     session.must_be(&rows, &[&value])?;
+    if session.dice.chance(50) {
+        session.model.dblink = true;
+        return list(session);
+    }
     session.ask(&format!("SELECT public.dblink_disconnect('{name}')")).map(drop)
 }
 
-/// Named connections of this session: none, since it closes its own at once.
+/// Named connections of this session: its own, or none.
 fn list(session: &mut Session<'_>) -> Step {
     let rows = session.ask("SELECT coalesce(array_to_string(public.dblink_get_connections(), ' '), '')")?;
-    session.must_be(&rows, &[""])
+    let expected = if session.model.dblink { session.tag.clone() } else { String::new() };
+    if session.model.dblink && Session::first(&rows) == Some("") {
+        return Err(session.lost("dblink", "dblink's connection lost", ""));
+    }
+    session.must_be(&rows, &[&expected])
 }
 
 /// Servers to which this session keeps connections: its client's own at most.

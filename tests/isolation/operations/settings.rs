@@ -269,15 +269,24 @@ fn authorization(session: &mut Session<'_>) -> Step {
     probe::probe(session)
 }
 
-/// What cannot be set again on another server: own state, or a clean end, but nobody else's.
-fn doomed(session: &mut Session<'_>) -> Step {
+/// What cannot be set again on another server: everything runs under it, or there is a clean end.
+fn doomed(session: &mut Session<'_>, name: &str, expected: &str) -> Step {
+    session.doomed = true;
     for _ in 0..3 {
         let value = session.value();
-        match session.attempt(&format!("SELECT '{value}'")) {
-            Ok(Ok(rows)) => session.must_be(&rows, &[&value])?,
-            Ok(Err(error)) => return Err(Halt::Leave(format!("no adaptation {}", error.code))),
-            // Ended with the server's reason, whatever that is.
-            Err(halt) => return Err(halt),
+        let sql = format!("SELECT '{value}', current_setting('{name}')");
+        let count = 1 + session.dice.below(3);
+        session.note(&format!("{count} times {sql}"));
+        let bytes = if session.dice.chance(50) { fe::query(&sql) } else { fe::extended(&sql, &[]) };
+        let reply = match session.exchange(&bytes.repeat(count), count) {
+            Err(Halt::Skip) => continue,
+            other => other?,
+        };
+        for row in &reply.rows {
+            session.must_be(&vec![row.clone()], &[&value, expected])?;
+        }
+        if let Some(error) = reply.errors.first() {
+            return Err(Halt::Leave(format!("no adaptation {}", error.code)));
         }
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
@@ -294,8 +303,8 @@ fn doomed_role(session: &mut Session<'_>) -> Step {
     let set = session.ask(&format!("SET ROLE {role}"));
     session.world.admin.lock().unwrap().rows(&format!("DROP ROLE {role}"));
     set?;
-    session.model.now.role = Some(role);
-    doomed(session)
+    session.model.now.role = Some(role.clone());
+    doomed(session, "role", &role)
 }
 
 fn doomed_setting(session: &mut Session<'_>) -> Step {
@@ -305,7 +314,7 @@ fn doomed_setting(session: &mut Session<'_>) -> Step {
     let set = session.ask(&format!("SET default_text_search_config = 'public.{name}'"));
     session.world.admin.lock().unwrap().rows(&format!("DROP TEXT SEARCH CONFIGURATION public.{name}"));
     set?;
-    doomed(session)
+    doomed(session, "default_text_search_config", &format!("public.{name}"))
 }
 
 /// set_config in a spelling that no word list finds.

@@ -40,7 +40,6 @@ fn what_outlives_the_transaction_is_asked_about() {
         ("discard all", Asks::SETTINGS),
         ("update pg_settings set setting = 1", Asks::ALL_SETTINGS),
         ("LISTEN jobs", Asks::LISTEN),
-        ("unlisten *", Asks::LISTEN),
         ("create temp table t(a int)", Asks::TEMPORARY),
         ("create or replace temporary view v as select 1", Asks::TEMPORARY),
         ("select 1 into temp t", Asks::TEMPORARY),
@@ -83,6 +82,7 @@ fn what_may_free_a_bound_client_is_noticed() {
     assert!(scan(b"close c").frees.has(Asks::CURSORS));
     assert!(!scan(b"drop table t").touches && !scan(b"close c").touches);
     assert_eq!(scan(b"discard all").frees, Asks::ALL);
+    assert!(scan(b"unlisten *").frees.has(Asks::LISTEN) && asks("unlisten *").is_empty());
 }
 
 #[test]

@@ -126,6 +126,36 @@ fn the_shrink_deadline_ends_as_many_as_are_too_many() {
 }
 
 #[test]
+fn another_shrink_begins_its_deadline_anew_and_another_setting_does_not() {
+    let shrink = |size| Settings { shrink: Some(secs(10)), ..sized(size, 0) };
+    for (then, later) in [(shrink(1), 10), (Settings { acquire: secs(7), ..shrink(2) }, 4), (shrink(3), 4)] {
+        let mut b = Bench::new(shrink(4));
+        let out: Vec<_> = (0..4).map(|_| b.lend('a')).collect();
+        b.set(shrink(2), Replace::Keep);
+        assert_eq!(b.pass(secs(6)), []);
+        b.set(then, Replace::Keep);
+        assert_eq!(b.engine.due(), Some(b.now + secs(later)));
+        assert_eq!(b.pass(secs(later) - Duration::from_nanos(1)), []);
+        assert_eq!(b.pass(Duration::from_nanos(1)), [Effect::EndSurplus]);
+        assert!(b.engine.claim_end(out[0]));
+    }
+}
+
+#[test]
+fn who_was_ended_for_one_shrink_does_not_count_in_the_next() {
+    let shrink = |size| Settings { shrink: Some(Duration::ZERO), ..sized(size, 0) };
+    let mut b = Bench::new(shrink(3));
+    let out: Vec<_> = (0..3).map(|_| b.lend('a')).collect();
+    b.set(shrink(2), Replace::Keep);
+    assert!(b.engine.claim_end(out[0]));
+    b.back(out[0]);
+    b.set(shrink(1), Replace::Keep);
+    assert!(b.engine.claim_end(out[1]));
+    b.discard(out[1]);
+    assert_eq!(b.counters(), (0, 1, 0));
+}
+
+#[test]
 fn a_shrink_deadline_of_zero_is_now_and_none_is_never() {
     let mut b = Bench::new(sized(2, 0));
     let out = [b.lend('a'), b.lend('a')];

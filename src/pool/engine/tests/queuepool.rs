@@ -209,6 +209,22 @@ fn a_ping_that_finds_a_dead_connection_invalidates_the_pool_lazily() {
 }
 
 #[test]
+fn the_slot_of_a_dead_connection_is_the_next_to_be_taken() {
+    for order in [Order::Fifo, Order::Lifo] {
+        let mut b = Bench::new(Settings { max_overflow: Some(0), order, ..settings() });
+        let out = [b.lend('a'), b.lend('a')];
+        let _ = out.map(|conn| b.back(conn));
+        b.now += secs(1);
+        let (request, fx) = b.ask('a');
+        let conn = granted(&fx, request).unwrap();
+        b.on(Event::Unfit { conn, request: Some(request), reason: CloseReason::PingFailed, invalidate: true });
+        b.on(Event::Cancel { request });
+        assert_eq!(b.request('a'), [], "{order:?}: the other one, suspect as well, is left for its own checkout");
+        assert_eq!(connects(&b.ended(conn)).len(), 1);
+    }
+}
+
+#[test]
 fn a_connection_from_before_an_invalidation_does_not_move_it() {
     let mut b = Bench::new(settings());
     let old = b.lend('a');

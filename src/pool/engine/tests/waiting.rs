@@ -66,6 +66,25 @@ fn the_timeout_does_not_fire_while_an_opening_is_under_way_for_the_request() {
 }
 
 #[test]
+fn nor_does_it_fire_while_somebody_without_an_opening_stands_before_it() {
+    let mut b = Bench::new(Settings { max_overflow: Some(0), ..settings() });
+    let dead = b.lend('a');
+    b.back(dead);
+    let (first, fx) = b.ask('a');
+    assert_eq!(granted(&fx, first), Some(dead));
+    let (second, fx) = b.ask('z');
+    let opening = connects(&fx)[0];
+    b.pass(secs(5));
+    b.set(Settings { cap: Some(1), ..settings() }, Replace::Keep);
+    b.on(Event::Unfit { conn: dead, request: Some(first), reason: CloseReason::PingFailed, invalidate: false });
+    for _ in 0..2 {
+        assert_eq!(b.pass(secs(13)), [], "the second connects, the first waits");
+    }
+    let fx = b.on(Event::OpenFailed { conn: opening });
+    assert_eq!(failed(&fx, second), Some(Refusal::ConnectFailed));
+}
+
+#[test]
 fn zero_acquire_means_now_or_never_but_may_connect() {
     let mut b = Bench::new(Settings { size: 1, max_overflow: Some(0), acquire: Duration::ZERO, ..settings() });
     b.lend('a');
@@ -140,6 +159,14 @@ fn a_probe_takes_any_idle_connection_or_a_free_slot_and_never_waits() {
 }
 
 #[test]
+fn a_probe_takes_a_slot_that_nobody_needs_for_whom_an_opening_is_under_way() {
+    let mut b = Bench::new(Settings { max_overflow: Some(0), ..settings() });
+    b.request('a');
+    let fx = b.on(Event::Probe { request: RequestId(50), key: 'p' });
+    assert_eq!((connects(&fx).len(), failed(&fx, RequestId(50))), (1, None));
+}
+
+#[test]
 fn a_probe_replaces_a_stale_connection() {
     let mut b = Bench::new(Settings { size: 1, max_overflow: Some(0), ..settings() });
     let one = b.lend('a');
@@ -151,6 +178,22 @@ fn a_probe_replaces_a_stale_connection() {
     assert_eq!(closes(&fx), [(one, CloseReason::Invalidated)]);
     assert_eq!(failed(&fx, request), None);
     assert_eq!(connects(&b.ended(one)).len(), 1);
+}
+
+#[test]
+fn whoever_goes_back_into_line_may_wait_as_long_again() {
+    let sized = Settings { size: 1, max_overflow: Some(0), ..settings() };
+    let mut b = Bench::new(sized.clone());
+    let conn = b.lend('a');
+    b.back(conn);
+    b.pass(secs(60));
+    let (request, _) = b.ask('a');
+    b.set(Settings { cap: Some(0), ..sized }, Replace::Keep);
+    assert_eq!(b.engine.due(), None);
+    b.on(Event::Unfit { conn, request: Some(request), reason: CloseReason::PingFailed, invalidate: true });
+    assert_eq!(b.engine.due(), Some(b.now + secs(30)));
+    assert_eq!(b.pass(secs(30) - Duration::from_nanos(1)), []);
+    assert!(failed(&b.pass(Duration::from_nanos(1)), request).is_some());
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_lease_dropped_outside_of_any_runtime_is_closed_by_the_keeper() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let b = runtime.block_on(async { Bench::new(settings(1)) });
     let lease = runtime.block_on(b.lend());
     drop(lease);
@@ -25,7 +25,7 @@ fn clients_of_several_runtimes_share_a_pool() {
             let (pool, inside) = (b.pool.clone(), inside.clone());
             std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-                runtime.block_on(async {
+                let work = async {
                     for n in 0..2000 {
                         let lease = pool.checkout('a', clock()).await.unwrap();
                         assert!(inside.fetch_add(1, SeqCst) < 3);
@@ -39,7 +39,9 @@ fn clients_of_several_runtimes_share_a_pool() {
                             _ => lease.give_back(clock()),
                         }
                     }
-                });
+                };
+                // Several runtimes have no clock that could be held still for all of them.
+                runtime.block_on(async { timeout(Duration::from_secs(60), work).await }).unwrap();
             })
         })
         .collect();
