@@ -98,7 +98,8 @@ def _servers(suite, column):
 
 def _pooler(suite, column, binary, server):
     spec = {
-        "pool": {"mode": column.capitalize(), "size": _servers(suite, column), "maxOverflow": 0},
+        # As many may be bound as there are: the table says how many were.
+        "pool": {"mode": column.capitalize(), "size": _servers(suite, column), "maxOverflow": 0, "maxPinned": "100%"},
         "timeouts": {"acquire": "60s", "statement": "0s"},
     }
     folder = process.folder(f"driver-{suite.name}-{column}")
@@ -176,8 +177,9 @@ class Sampler:
         """Everything counted since the start, over all databases."""
         self.end.set()
         self.thread.join()
-        pools = self.pooler.status()["pools"]
-        total = {"pins": {}, "closed": {}}
+        status = self.pooler.status()
+        pools = status["pools"]
+        total = {"commit": status["commit"], "pins": {}, "closed": {}}
         for pool in pools:
             traffic, connections = pool["traffic"], pool["connections"]
             for name, count in (("transactions", traffic["transactions"]), ("checkouts", connections["granted"]), ("opened", connections["opened"]),

@@ -3,6 +3,7 @@
 import fnmatch
 import json
 import os
+import re
 import tomllib
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -74,8 +75,9 @@ def explanation(suite, column, test):
 
 
 def _names(pattern, test):
-    """A test's name, the end of it, or all that is below it (Go's and JUnit's `test/case`)."""
-    return test == pattern or test.endswith((f" {pattern}", f".{pattern}")) or f" {pattern}/" in f" {test}"
+    """The whole of a test's name, its last part, or what it belongs to: a JUnit test's parameters, a Go test's cases, a class's tests."""
+    test = re.sub(r"(\{.*\})?(\[\d+\])?$", "", test)
+    return f" {pattern}/" in f" {test}/" or f".{pattern}." in f".{test}."
 
 
 def write(suites):
@@ -109,8 +111,8 @@ def _cell(entry):
 
 def _figures(known):
     rows = [
-        "| suite | column | servers | transactions | checkouts | pins | most pinned at once | most held at once | quiet | background transactions | of them wrong, failed |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| suite | column | commit | servers | transactions | checkouts | pins | most pinned at once | most held at once | quiet | background transactions | of them wrong, failed |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for _, suite in known:
         for column in ("session", "transaction"):
@@ -137,7 +139,7 @@ def _row(seen):
         wrong += f"; pinned: {', '.join(seen['background_pinned'])}"
     quiet = f"{seen['quiet_percent']} %" if "quiet_percent" in seen else ""
     cells = (seen["servers"], seen["own_transactions"], seen["own_checkouts"])
-    return [*map(_number, cells), pins, str(seen["most_pinned"]), str(seen["most_held"]), quiet, _number(others["transactions"]), wrong]
+    return [seen["commit"], *map(_number, cells), pins, str(seen["most_pinned"]), str(seen["most_held"]), quiet, _number(others["transactions"]), wrong]
 
 
 def _number(count):
