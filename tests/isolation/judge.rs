@@ -1,6 +1,5 @@
 //! Verdicts: what was seen that must not be, with all that is needed to find out why.
 
-use crate::scenarios;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
