@@ -94,20 +94,6 @@ fn whoever_reads_settings_by_name_gets_an_answer() {
     assert!(closed <= 20.0, "{closed} servers closed");
 }
 
-/// The same inside a transaction, whose first statement does not show what comes.
-#[test]
-fn a_transaction_that_reads_settings_later_sees_no_trace() {
-    if !proves() {
-        return;
-    }
-    let bed = Bed::sized(1);
-    let (mut a, mut b) = (bed.client(), bed.client());
-    a.rows("BEGIN; SET LOCAL app.tenant = 'a'; COMMIT");
-    b.rows("BEGIN");
-    assert_eq!(b.value("SELECT current_setting('app.tenant', true) IS NULL"), "t");
-    b.rows("COMMIT");
-}
-
 #[test]
 fn after_reset_all_a_setting_is_empty_or_unset() {
     if !proves() {
