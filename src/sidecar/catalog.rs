@@ -11,6 +11,7 @@ mod offers;
 mod pace;
 mod state;
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,7 @@ const LOGGED: usize = 3;
 #[derive(Debug, Default)]
 pub struct Catalog {
     state: State,
+    incurable: AtomicBool,
     read: Mutex<Read>,
     wake: Notify,
     offers: Offers,
@@ -75,6 +77,12 @@ impl Catalog {
             }
             Known::Nothing | Known::Noisy => false,
         }
+    }
+
+    /// Whether a routine can do to a session what no scrub undoes (setseed): whoever may have run it leaves a server that
+    /// is closed.
+    pub fn is_incurable(&self) -> bool {
+        self.incurable.load(Relaxed)
     }
 
     /// Something was defined: nothing is known until the catalog has been looked at again.
@@ -159,7 +167,9 @@ impl Catalog {
                 }
                 Outcome::Answered(took)
             }
-            Found::Read { verdict, pulse } => {
+            Found::Read { verdict, incurable, pulse } => {
+                // Believed at once, also if something was defined meanwhile: it costs a connection, never a leak.
+                self.incurable.store(incurable, Relaxed);
                 if self.state.publish(begun, verdict == Verdict::Quiet) {
                     if *read.verdict != verdict {
                         report(alias, &verdict);

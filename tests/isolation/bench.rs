@@ -81,6 +81,9 @@ impl World {
         admin.rows(include_str!("quiet.sql"));
         if scenario.noisy {
             admin.rows(include_str!("noisy.sql"));
+            if scenario.without.contains(&"hidden seed") {
+                admin.rows("DROP FUNCTION sow");
+            }
         }
         let user = if scenario.superuser { SUPER } else { pg::USER };
         extensions(&mut admin, &scenario, &pg, &database, user);

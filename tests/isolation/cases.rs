@@ -73,3 +73,38 @@ fn a_setting_that_nobody_of_mine_touched_is_unset() {
     a.rows("BEGIN; SET LOCAL app.tenant = 'a'; COMMIT");
     assert_eq!(b.value("SELECT current_setting('app.tenant', true) IS NULL"), "t");
 }
+
+/// A client that reads settings by name while others have set theirs.
+#[test]
+fn whoever_reads_settings_by_name_gets_an_answer() {
+    if !proves() {
+        return;
+    }
+    let bed = Bed::sized(2);
+    let (mut a, mut b) = (bed.client(), bed.client());
+    for turn in 0..5 {
+        a.rows(&format!("DO $$BEGIN SET app.tag = 'a{turn}'; END$$"));
+        b.rows(&format!("SET app.tag = 'b{turn}'"));
+        assert_eq!(a.value("SELECT current_setting('app.tag', true)"), format!("a{turn}"));
+        assert_eq!(b.value("SELECT current_setting('app.tag', true)"), format!("b{turn}"));
+        assert_eq!(bed.client().value("SELECT current_setting('app.tag', true) IS NULL"), "t");
+    }
+    let Some(sidecar) = bed.sidecar() else { return };
+    let closed = sidecar.metric("poolkeeper_server_connections_closed_total");
+    assert!(closed <= 20.0, "{closed} servers closed");
+}
+
+#[test]
+fn after_reset_all_a_setting_is_empty_or_unset() {
+    if !proves() {
+        return;
+    }
+    let bed = Bed::sized(1);
+    let (mut a, mut b) = (bed.client(), bed.client());
+    b.rows("SET app.tag = 'b'");
+    a.rows("SET app.tag = 'a'");
+    a.rows("RESET ALL");
+    b.rows("SELECT 1");
+    assert_eq!(a.value("SELECT coalesce(current_setting('app.tag', true), '')"), "");
+    assert_eq!(b.value("SELECT current_setting('app.tag', true)"), "b");
+}

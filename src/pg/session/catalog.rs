@@ -63,6 +63,8 @@ pub struct Row<'a> {
 /// Judges rows as they come; keeps at most [`NAMES`] names of them.
 #[derive(Debug, Clone, Default)]
 pub struct Judge {
+    /// A routine can do to a session what no scrub undoes.
+    incurable: bool,
     names: Vec<String>,
     more: usize,
     login_trigger: bool,
@@ -77,11 +79,22 @@ pub fn judge<'a>(rows: impl IntoIterator<Item = Row<'a>>) -> Verdict {
     judge.verdict()
 }
 
+/// What a routine can do to a session that no scrub undoes, as far as its text shows.
+const INCURABLE: [&[u8]; 1] = [b"setseed"];
+
 impl Judge {
+    /// Whether a routine can do to a session what no scrub undoes.
+    pub fn is_incurable(&self) -> bool {
+        self.incurable
+    }
+
     /// Looks at one row.
     pub fn hear(&mut self, row: Row<'_>) {
         match row.kind {
             b"body" => {
+                // Nothing but the end of the session undoes it.
+                let text = row.detail.to_ascii_lowercase();
+                self.incurable |= INCURABLE.iter().any(|word| memchr::memmem::find(&text, word).is_some());
                 if let Some(reason) = body::reason(row.detail) {
                     self.accuse("function", row.name, reason.as_bytes());
                 }
@@ -115,7 +128,7 @@ impl Judge {
 
     /// The verdict on all rows heard.
     pub fn verdict(self) -> Verdict {
-        let Self { names, more, login_trigger } = self;
+        let Self { names, more, login_trigger, .. } = self;
         if names.is_empty() { Verdict::Quiet } else { Verdict::Noisy { names, more, login_trigger } }
     }
 

@@ -47,6 +47,11 @@ impl Customs {
         self.0.len() <= MOST_CUSTOMS && self.0.iter().all(|name| others.0.contains(name))
     }
 
+    /// Adds all of another's.
+    pub fn add_all(&mut self, others: &Self) {
+        others.0.iter().for_each(|name| self.add(name));
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -140,6 +145,11 @@ impl Mine {
         self.hints.touched.get_or_insert_default()
     }
 
+    /// Whether a text of this transaction sets that setting by name.
+    pub fn sets_by_name(&self, name: &[u8]) -> bool {
+        self.hints.touched.as_deref().is_some_and(|touched| touched.set.iter().any(|known| **known == *name))
+    }
+
     /// The server told of a change of this setting, and no statement said why.
     pub fn note_parameter(&mut self, name: &[u8]) {
         let reset =
@@ -207,7 +217,9 @@ impl Mine {
         if !std::mem::take(&mut self.asked_settings) {
             return;
         }
-        let label = self.relabelled(&touched, found);
+        let mut customs = std::mem::take(&mut self.customs);
+        let label = self.relabelled(&touched, found, &mut customs);
+        self.customs = customs;
         if !label.is_small() {
             self.keep(Pin::Setting);
         } else if label != *self.label {
@@ -216,7 +228,7 @@ impl Mine {
     }
 
     /// The label with what an audit found.
-    fn relabelled(&self, touched: &Touched, found: Found) -> Label {
+    fn relabelled(&self, touched: &Touched, found: Found, customs: &mut Customs) -> Label {
         let mut settings: Vec<Setting> = Vec::new();
         for (name, value) in found.settings {
             let Some(value) = value else { continue };
@@ -224,6 +236,7 @@ impl Mine {
             if is_of_the_transaction(&name) {
                 continue;
             }
+            customs.add(&name);
             let known = self.label.get(&name);
             // A reset that was rolled back leaves the value; one that worked leaves another, and nothing to carry.
             let reset = (touched.all || touched.reset.contains(&name)) && !touched.set.contains(&name);

@@ -220,7 +220,11 @@ pub fn scan(text: &[u8]) -> Scan {
             | "xpath_table" => scan.ask(Asks::ALL),
             "pg_prepared_statement" => scan.names_prepared = true,
             "current_setting" => scan.reads_settings = true,
-            "execute" if first_word(text).0.eq_ignore_ascii_case(b"do") => scan.ask(Asks::ALL),
+            "execute" if first_word(text).0.eq_ignore_ascii_case(b"do") => {
+                scan.ask(Asks::ALL);
+                // SQL put together: the name of a custom setting in it can't be known, nor asked for.
+                scan.pin(Pin::Setting);
+            }
             // pg_trgm keeps it as a setting of its own.
             "set_limit" => scan.ask(Asks::ALL_SETTINGS),
             "pg_temp" | "pg_settings" => scan.touches = true,

@@ -124,9 +124,19 @@ impl Touched {
     }
 }
 
-/// Settings that end with the transaction, whatever sets them.
+/// Settings that end with the transaction, whatever sets them, and those that nobody can set.
 pub(super) fn is_of_the_transaction(name: &[u8]) -> bool {
-    matches!(name, b"transaction_isolation" | b"transaction_read_only" | b"transaction_deferrable")
+    matches!(
+        name,
+        b"transaction_isolation"
+            | b"transaction_read_only"
+            | b"transaction_deferrable"
+            | b"is_superuser"
+            | b"in_hot_standby"
+            | b"server_version"
+            | b"server_encoding"
+            | b"integer_datetimes"
+    )
 }
 
 /// A name as PostgreSQL folds it: quotes off, lower case.

@@ -23,6 +23,8 @@ pub enum Found {
     Same,
     /// The catalog was read.
     Read {
+        /// A routine can do to a session what no scrub undoes.
+        incurable: bool,
         /// What it amounts to.
         verdict: Verdict,
         /// Its pulse.
@@ -108,7 +110,8 @@ async fn ask(server: &mut Lease<PgBackend>, known: Option<&[u8]>) -> io::Result<
     if rows > question::ROWS {
         judge.too_many();
     }
-    Ok(Ok(Found::Read { verdict: judge.verdict(), pulse }))
+    let incurable = judge.is_incurable();
+    Ok(Ok(Found::Read { verdict: judge.verdict(), incurable, pulse }))
 }
 
 /// What is wrong with an answer within the transaction.

@@ -61,6 +61,8 @@ impl Relay<'_> {
         self.tries = 0;
         let found = std::mem::take(&mut self.server.session.found);
         self.client.ingress.mine.audited((!failed).then_some(found));
+        // What was asked about and has a value is known to this server from now on.
+        self.server.session.customs.add_all(&self.client.ingress.mine.customs);
         let name = self.client.ingress.mine.label.get(b"application_name");
         if let Some(name) = name.and_then(|name| std::str::from_utf8(name).ok()) {
             self.server.session.application = Some(name.into());

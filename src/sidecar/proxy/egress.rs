@@ -141,6 +141,10 @@ impl Egress {
                 }
             }
             let mut forward = match verdict {
+                // What its server began with is nobody's name: the client's own is set again before its next message.
+                Verdict::Forward if header.tag == b'S' && is_nameless(body) => {
+                    sides.ingress.mine.sets_by_name(b"application_name")
+                }
                 Verdict::Parameter => {
                     note_parameter(body, sides);
                     false
@@ -153,7 +157,7 @@ impl Egress {
                 seen.refused = true;
                 return Ok(seen);
             }
-            let noted = verdict == Verdict::Forward;
+            let noted = forward;
             if let Some(Failed { statement, from, to }) = failed {
                 note_failed(statement, body, sides);
                 if n == total && memchr::memmem::find(body, &from).is_some() {
@@ -223,6 +227,11 @@ impl Egress {
             _ => {}
         }
     }
+}
+
+/// Whether a ParameterStatus says that the session has no name.
+fn is_nameless(body: &[u8]) -> bool {
+    body == b"application_name\0\0"
 }
 
 /// A parameter changed while the session was made the client's. What the client set itself is no news, nor what depends

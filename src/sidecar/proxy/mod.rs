@@ -35,6 +35,7 @@ use crate::pg::error::SqlState;
 use crate::pg::message::{self, Severity};
 use crate::pg::session::mine::Care;
 use crate::pg::session::proof::Use;
+use crate::pg::session::rule::{self, Rule};
 use crate::pg::startup::StartupSet;
 use crate::pool::{Backend, CheckoutError, CloseReason, Lease};
 
@@ -310,7 +311,11 @@ impl Serving {
                 self.client.say(|out| out.extend_from_slice(&unwritten));
             }
             let mine = &mut self.client.ingress.mine;
-            let used = mine.used(self.care, self.database.catalog.is_quiet());
+            let catalog = &self.database.catalog;
+            let mut used = mine.used(self.care, catalog.is_quiet());
+            if used == Use::Unproven && catalog.is_incurable() && !rule::off(Rule::Incurable) {
+                used = Use::Incurable;
+            }
             lease.session.proof.left(pid, &mine.label, used);
             lease.session.sql_prepared |= used != Use::Harmless;
             give_back::free(&self.database, lease, ended);
