@@ -231,6 +231,9 @@ impl Batch<'_> {
         let name = self.prepared.name("_", which as u64);
         if self.prepared.has & bit == 0 {
             self.prepared.has |= bit;
+            // It may be there after all: a batch of a client's in which it was deallocated may have been skipped.
+            message::close_statement(self.out, &name);
+            self.exchange.ours(Expect::Close, self.purpose);
             message::parse(self.out, &name, which.sql().as_bytes(), &[0, 0]);
             self.exchange.ours(Expect::Parse, self.purpose);
         }
