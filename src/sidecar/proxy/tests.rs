@@ -80,6 +80,7 @@ impl Bench {
             shares_statements: self.shares,
             max_buffered: self.max,
             application: self.name,
+            prepares: false,
             client: self.client,
             care: self.care,
             statements: &self.registry,
