@@ -95,6 +95,7 @@ impl Pair {
             shares_statements: self.shares_statements,
             max_buffered: self.max_buffered,
             application: self.application,
+            prepares: false,
             client: 7,
             statements: &self.registry,
             stats: &self.stats,

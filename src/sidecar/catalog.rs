@@ -41,6 +41,7 @@ const LOGGED: usize = 3;
 pub struct Catalog {
     state: State,
     incurable: AtomicBool,
+    prepares_nothing: AtomicBool,
     read: Mutex<Read>,
     wake: Notify,
     offers: Offers,
@@ -83,6 +84,11 @@ impl Catalog {
     /// is closed.
     pub fn is_incurable(&self) -> bool {
         self.incurable.load(Relaxed)
+    }
+
+    /// Whether a routine may prepare statements by SQL, as far as is known: a scrub deallocates them then.
+    pub fn prepares(&self) -> bool {
+        !self.prepares_nothing.load(Relaxed)
     }
 
     /// Something was defined: nothing is known until the catalog has been looked at again.
@@ -167,9 +173,10 @@ impl Catalog {
                 }
                 Outcome::Answered(took)
             }
-            Found::Read { verdict, incurable, pulse } => {
+            Found::Read { verdict, incurable, prepares, pulse } => {
                 // Believed at once, also if something was defined meanwhile: it costs a connection, never a leak.
                 self.incurable.store(incurable, Relaxed);
+                self.prepares_nothing.store(!prepares, Relaxed);
                 if self.state.publish(begun, verdict == Verdict::Quiet) {
                     if *read.verdict != verdict {
                         report(alias, &verdict);

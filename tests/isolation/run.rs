@@ -26,7 +26,9 @@ pub fn short(scenario: Scenario) {
     let time = Duration::from_secs(number("ISOLATION_SECONDS").unwrap_or(6));
     let operations = number("ISOLATION_OPERATIONS").unwrap_or(u64::MAX);
     let (judge, report) = run(scenario, seed(), time, operations, most_found());
-    let failing = judge.violations().iter().filter(|(_, violation)| violation.kind.fails()).count();
+    // A routine may overwrite unseen what a text had set: only where there is none is every loss one.
+    let fails = |kind: Kind| kind.fails() && !(scenario.noisy && kind == Kind::Carry);
+    let failing = judge.violations().iter().filter(|(_, violation)| fails(violation.kind)).count();
     assert!(failing == 0, "{failing} kinds of violations\n{report}");
     println!("{report}");
     // Under a nearly stopped machine little is done, but never nothing.

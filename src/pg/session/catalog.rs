@@ -65,6 +65,8 @@ pub struct Row<'a> {
 pub struct Judge {
     /// A routine can do to a session what no scrub undoes.
     incurable: bool,
+    /// A routine can prepare statements by SQL.
+    prepares: bool,
     names: Vec<String>,
     more: usize,
     login_trigger: bool,
@@ -79,11 +81,13 @@ pub fn judge<'a>(rows: impl IntoIterator<Item = Row<'a>>) -> Verdict {
     judge.verdict()
 }
 
-/// What a routine can do to a session that no scrub undoes, as far as its text shows.
-const INCURABLE: [&[u8]; 1] = [b"setseed"];
-
 impl Judge {
-    /// Whether a routine can do to a session what no scrub undoes.
+    /// Whether a routine can prepare statements by SQL.
+    pub fn prepares(&self) -> bool {
+        self.prepares
+    }
+
+    /// Whether a routine can do to a session what no scrub undoes, as far as its text shows.
     pub fn is_incurable(&self) -> bool {
         self.incurable
     }
@@ -94,7 +98,9 @@ impl Judge {
             b"body" => {
                 // Nothing but the end of the session undoes it.
                 let text = row.detail.to_ascii_lowercase();
-                self.incurable |= INCURABLE.iter().any(|word| memchr::memmem::find(&text, word).is_some());
+                let has = |word: &[u8]| memchr::memmem::find(&text, word).is_some();
+                self.incurable |= has(b"setseed");
+                self.prepares |= has(b"prepare") || has(b"execute");
                 if let Some(reason) = body::reason(row.detail) {
                     self.accuse("function", row.name, reason.as_bytes());
                 }

@@ -35,6 +35,8 @@ pub enum Ours {
     Sequences,
     /// Plans made under other settings.
     Plans,
+    /// Statements prepared by SQL, and every other with them.
+    Deallocate,
     /// One setting of a label.
     Set,
     /// A transaction whatever the client's defaults are: an audit takes no locks and waits for nobody.
@@ -68,6 +70,7 @@ impl Ours {
             Self::Temp => "DISCARD TEMP",
             Self::Sequences => "DISCARD SEQUENCES",
             Self::Plans => "DISCARD PLANS",
+            Self::Deallocate => "DEALLOCATE ALL",
             Self::Set => "SELECT pg_catalog.set_config($1, $2, false)",
             Self::Begin => "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE",
             Self::Rollback => "ROLLBACK",
@@ -109,6 +112,15 @@ pub struct Prepared {
     gate: u64,
 }
 
+/// How much a scrub undoes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scrub {
+    /// All but prepared statements.
+    Session,
+    /// Prepared statements too: routines of the database can make some.
+    Statements,
+}
+
 /// A batch being written.
 struct Batch<'a> {
     prepared: &'a mut Prepared,
@@ -123,21 +135,20 @@ impl Prepared {
         self.has = 0;
     }
 
-    /// Makes the session one with this label, ahead of a client's batch. `scrub`: it may carry anything; else it is proven
-    /// to be as it started.
+    /// Makes the session one with this label, ahead of a client's batch. Without `scrub` it is proven to be as it started.
     ///
     /// # Errors
     /// If the system has no random bytes.
     pub fn preface(
         &mut self,
-        scrub: bool,
+        scrub: Option<Scrub>,
         label: &Label,
         application: Option<&[u8]>,
         exchange: &mut Exchange,
         out: &mut Vec<u8>,
     ) -> Result<(), getrandom::Error> {
         let mut batch = self.batch(Purpose::Preface, exchange, out)?;
-        if scrub {
+        if scrub.is_some() {
             // In a transaction of its own: what follows must not run under somebody's transaction defaults.
             batch.run(Ours::Authorization, &[]);
             batch.run(Ours::Reset, &[]);
@@ -153,6 +164,11 @@ impl Prepared {
         }
         for (name, value) in label.settings() {
             batch.run(Ours::Set, &[name, value]);
+        }
+        if scrub == Some(Scrub::Statements) {
+            // Last, as ours go with them; not behind the gate, where the client's batch would be a pipeline.
+            batch.run(Ours::Deallocate, &[]);
+            batch.prepared.has = 0;
         }
         batch.open_gate();
         batch.sync();
@@ -231,6 +247,9 @@ impl Batch<'_> {
         let name = self.prepared.name("_", which as u64);
         if self.prepared.has & bit == 0 {
             self.prepared.has |= bit;
+            // It may be there after all: a batch of a client's in which it was deallocated may have been skipped.
+            message::close_statement(self.out, &name);
+            self.exchange.ours(Expect::Close, self.purpose);
             message::parse(self.out, &name, which.sql().as_bytes(), &[0, 0]);
             self.exchange.ours(Expect::Parse, self.purpose);
         }

@@ -25,6 +25,8 @@ pub enum Found {
     Read {
         /// A routine can do to a session what no scrub undoes.
         incurable: bool,
+        /// A routine can prepare statements by SQL.
+        prepares: bool,
         /// What it amounts to.
         verdict: Verdict,
         /// Its pulse.
@@ -110,8 +112,8 @@ async fn ask(server: &mut Lease<PgBackend>, known: Option<&[u8]>) -> io::Result<
     if rows > question::ROWS {
         judge.too_many();
     }
-    let incurable = judge.is_incurable();
-    Ok(Ok(Found::Read { verdict: judge.verdict(), incurable, pulse }))
+    let (incurable, prepares) = (judge.is_incurable(), judge.prepares());
+    Ok(Ok(Found::Read { verdict: judge.verdict(), incurable, prepares, pulse }))
 }
 
 /// What is wrong with an answer within the transaction.

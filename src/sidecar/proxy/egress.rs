@@ -294,6 +294,11 @@ fn completed(body: &[u8], sides: &mut Sides<'_>) {
         sides.session.ours.forget();
         sides.session.sql_prepared = false;
     }
+    if tag == b"SET" {
+        // TO DEFAULT is one, too. What the client has set itself comes back with the audit.
+        sides.session.application = None;
+        sides.ingress.mine.name_was_reset = true;
+    }
     if matches!(tag, b"RESET" | b"DISCARD ALL") {
         // It may be what the session began with.
         sides.session.application = None;

@@ -62,6 +62,8 @@ pub struct Rules<'a> {
     /// The `application_name` that its server's session is to have; none for the health query, which takes any server
     /// as it is.
     pub application: Option<&'a str>,
+    /// Routines of the database can prepare statements by SQL.
+    pub prepares: bool,
     /// The client's number.
     pub client: i32,
     /// All statements of the database.

@@ -364,6 +364,7 @@ impl Serving {
             shares_statements: policy.prepared_statements > 0,
             max_buffered: policy.listen.max_buffered,
             application: self.application.as_deref(),
+            prepares: self.database.catalog.prepares(),
             client: self.client.shared.pid,
             statements: &self.database.statements,
             stats: elsewhere.unwrap_or(&self.database.workers[self.worker.number]),

@@ -80,6 +80,7 @@ impl Bench {
             shares_statements: self.shares,
             max_buffered: self.max,
             application: self.name,
+            prepares: false,
             client: self.client,
             care: self.care,
             statements: &self.registry,
@@ -407,9 +408,9 @@ fn a_server_that_may_carry_anything_is_scrubbed_in_the_same_write_and_held_until
     let batch = [parse("", "select 1"), bind("", "", b""), execute(), sync()].concat();
     let (sent, stop) = bench.send(&mut b, &[batch, query("select 2")].concat());
     // Two statements and a gate; six, the name and a gate; the client's batch.
-    let expected = ["PBEPBEPSDC", &"PBE".repeat(7), "PSDC", "PBES"].concat();
+    let expected = ["CPBECPBEPSDC", &"CPBE".repeat(7), "PSDC", "PBES"].concat();
     assert_eq!((tags(&sent), stop), (expected, Stop::Held), "one batch, and nothing behind its Sync");
-    let confirmed = ["12C12C1Zn3", &"12C".repeat(7), "1Zn3"].concat();
+    let confirmed = ["312C312C1Zn3", &"312C".repeat(7), "1Zn3"].concat();
     assert_eq!(tags(&bench.answer(&mut b, &[server(&confirmed), server("12CZ")].concat())), "12CZ");
     assert!(!bench.exchange.has_preface());
     assert_eq!(tags(&bench.send(&mut b, b"").0), "Q", "the rest");

@@ -2,6 +2,7 @@
 
 use super::{Ingress, Turn};
 use crate::pg::message;
+use crate::pg::session::ours::Scrub;
 use crate::pg::session::proof::Entry;
 use crate::pg::session::rule::{self, Rule};
 
@@ -33,11 +34,17 @@ impl Ingress {
                 let label = if rule::off(Rule::Adapt) { &plain } else { &**label };
                 let (session, exchange) = (&mut *server.session, &mut *server.exchange);
                 let mut sent = Ok(());
+                let statements = rules.prepares && session.sql_prepared && !rule::off(Rule::SqlPrepared);
+                let much = scrub.then_some(if statements { Scrub::Statements } else { Scrub::Session });
                 server.out.make(|out| {
                     let name = rename.then_some(name.as_bytes());
-                    sent = session.ours.preface(scrub, label, name, exchange, out);
+                    sent = session.ours.preface(much, label, name, exchange, out);
                 });
                 sent?;
+                if much == Some(Scrub::Statements) {
+                    session.sql_prepared = false;
+                    server.cache.clear();
+                }
                 session.application = Some(name.into());
                 for (name, _) in label.settings() {
                     session.customs.add(name);
