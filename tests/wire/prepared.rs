@@ -266,6 +266,11 @@ fn case_34_cached_plan_after_ddl() {
     let bed = Bed::sized(1);
     bed.setup("CREATE TABLE t (a int); INSERT INTO t VALUES (1)");
     let (mut client, mut other) = (bed.client(), bed.client());
+    // Until the catalog is known a scrub takes the server's statements with it, and the client's is parsed anew.
+    if let Some(sidecar) = bed.sidecar() {
+        client.works();
+        eventually("the catalog was read", || sidecar.status()["pools"][0]["catalog"]["quiet"] == true);
+    }
     for client in [&mut client, &mut other] {
         client.send(&[fe::parse("s", "SELECT * FROM t", &[]), fe::run("s", &[])]);
         client.expect("1 2 D:1 C Z:I");
