@@ -160,7 +160,8 @@ fn get(address: &str, path: &str) -> Result<Vec<u8>, Failure> {
 fn exchange(mut stream: TcpStream, host: &str, path: &str) -> io::Result<Vec<u8>> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n")?;
+    // One write: a server that answers after the first piece and closes would break the pipe under the next.
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
     stream.take(LONGEST).read_to_end(&mut answer)?;
     Ok(answer)

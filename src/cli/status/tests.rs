@@ -9,10 +9,15 @@ fn answer(bytes: &'static [u8]) -> (String, std::thread::JoinHandle<String>) {
     let address = listener.local_addr().unwrap().to_string();
     let asked = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        let mut request = [0; 1024];
-        let n = stream.read(&mut request).unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut piece = [0; 1024];
+            let n = stream.read(&mut piece).unwrap();
+            assert!(n > 0, "the request ended early");
+            request.extend_from_slice(&piece[..n]);
+        }
         stream.write_all(bytes).unwrap();
-        String::from_utf8_lossy(&request[..n]).into_owned()
+        String::from_utf8(request).unwrap()
     });
     (address, asked)
 }
