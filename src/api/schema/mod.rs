@@ -133,6 +133,21 @@ pub fn leaves(path: &str, value: &Value, out: &mut BTreeMap<String, Value>) {
     }
 }
 
+/// Paths of all fields of a policy that hold a value, as `spec.pool.size`; of lists and maps the path of the whole.
+pub fn fields() -> Vec<String> {
+    fn collect(path: &str, schema: &Value, out: &mut Vec<String>) {
+        match schema["properties"].as_object() {
+            Some(properties) => {
+                properties.iter().for_each(|(key, schema)| collect(&format!("{path}.{key}"), schema, out));
+            }
+            None => out.push(path.to_owned()),
+        }
+    }
+    let mut out = Vec::new();
+    collect("spec", &document()["properties"]["spec"], &mut out);
+    out
+}
+
 struct Walk<'a> {
     root: &'a Value,
     problems: Vec<Problem>,
