@@ -68,12 +68,6 @@ pub enum Reason {
     RestartRequired,
     /// Ready.
     Ready,
-    /// Not accepted.
-    NotAccepted,
-    /// A reference is missing.
-    ReferencesMissing,
-    /// Not programmed.
-    NotProgrammed,
     /// Pod: it runs the newest revision.
     Applied,
     /// Pod: it refused the newest revision.
@@ -110,9 +104,6 @@ impl Reason {
             Self::PodsUnreachable => "PodsUnreachable",
             Self::RestartRequired => "RestartRequired",
             Self::Ready => "Ready",
-            Self::NotAccepted => "NotAccepted",
-            Self::ReferencesMissing => "ReferencesMissing",
-            Self::NotProgrammed => "NotProgrammed",
             Self::Applied => "Applied",
             Self::Rejected => "Rejected",
             Self::Stale => "Stale",
