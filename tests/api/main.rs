@@ -6,4 +6,5 @@
 mod support;
 
 mod cluster;
+mod differential;
 mod policies;
