@@ -16,6 +16,7 @@ pub mod hostile;
 pub mod load;
 pub mod login;
 pub mod message;
+pub mod papers;
 pub mod pg;
 pub mod policy;
 pub mod process;
