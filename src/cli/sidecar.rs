@@ -70,7 +70,7 @@ pub fn run(args: Args) -> ExitCode {
         return ExitCode::from(2);
     }
     let Args { policy, secrets_dir, http, workers, .. } = args;
-    match sidecar::run(&Options { policy, secrets_dir, http, workers }) {
+    match sidecar::run(&Options { policy, secrets_dir, http, workers, operator: None }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(RunError::Configuration(findings)) => {
             for finding in &findings {

@@ -219,12 +219,12 @@ fn ago(time: Duration) -> SystemTime {
     SystemTime::now().checked_sub(time).unwrap_or(UNIX_EPOCH)
 }
 
-fn unix(time: SystemTime) -> f64 {
+pub(super) fn unix(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 /// To the millisecond, in UTC.
-fn rfc3339(time: SystemTime) -> String {
+pub(super) fn rfc3339(time: SystemTime) -> String {
     jiff::Timestamp::try_from(time).map(|time| format!("{time:.3}")).unwrap_or_default()
 }
 

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use super::source::told::Place;
+
 /// What the sidecar is started with, from flags and environment.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -15,4 +17,13 @@ pub struct Options {
     pub http: SocketAddr,
     /// Threads that serve clients.
     pub workers: NonZeroUsize,
+    /// The operator, whose policies come first of all.
+    pub operator: Option<Operator>,
+}
+
+/// What a sidecar that follows an operator is started with.
+#[derive(Clone, Debug)]
+pub struct Operator {
+    /// Where clients are expected until a policy says where.
+    pub place: Place,
 }

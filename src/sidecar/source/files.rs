@@ -65,7 +65,7 @@ pub fn is_policy_file(file: &Path) -> bool {
 /// Everything that is wrong in any of the files.
 pub fn policies(path: &Path) -> Result<Vec<(String, Resolved)>, Vec<Finding>> {
     let finding =
-        |file: &Path, message: String| Finding { file: file.display().to_string(), problem: Problem::new("", message) };
+        |file: &Path, message: String| Finding::new(file.display().to_string(), Problem::new("", message));
     let files = list(path).map_err(|error| vec![finding(path, format!("cannot be read: {error}"))])?;
     let (mut policies, mut findings) = (Vec::new(), Vec::new());
     for file in &files {
@@ -79,7 +79,7 @@ pub fn policies(path: &Path) -> Result<Vec<(String, Resolved)>, Vec<Finding>> {
                     match result {
                         Ok(policy) => policies.push((origin, policy)),
                         Err(problems) => findings
-                            .extend(problems.into_iter().map(|problem| Finding { file: origin.clone(), problem })),
+                            .extend(problems.into_iter().map(|problem| Finding::new(&origin, problem))),
                     }
                 }
             }
