@@ -68,6 +68,12 @@ pub enum ToSidecar {
     },
     /// What is to run.
     Configuration(Configuration),
+    /// The authorities that sign the operator's certificates from now on: kept beside the configuration and trusted at
+    /// the next connection, with those that were there at the start.
+    Authorities {
+        /// Their certificates.
+        pem: String,
+    },
     /// Nothing new, but alive.
     Ping,
     /// A message of a later version.

@@ -17,6 +17,7 @@
 pub mod api;
 pub mod cli;
 pub mod contract;
+pub mod operator;
 pub mod pg;
 pub mod pool;
 pub mod shutdown;

@@ -68,12 +68,6 @@ pub enum Reason {
     RestartRequired,
     /// Ready.
     Ready,
-    /// Not accepted.
-    NotAccepted,
-    /// A reference is missing.
-    ReferencesMissing,
-    /// Not programmed.
-    NotProgrammed,
     /// Pod: it runs the newest revision.
     Applied,
     /// Pod: it refused the newest revision.
@@ -110,9 +104,6 @@ impl Reason {
             Self::PodsUnreachable => "PodsUnreachable",
             Self::RestartRequired => "RestartRequired",
             Self::Ready => "Ready",
-            Self::NotAccepted => "NotAccepted",
-            Self::ReferencesMissing => "ReferencesMissing",
-            Self::NotProgrammed => "NotProgrammed",
             Self::Applied => "Applied",
             Self::Rejected => "Rejected",
             Self::Stale => "Stale",
@@ -172,7 +163,8 @@ mod tests {
         let at = |seconds| Timestamp::from_second(seconds).unwrap();
         let first = condition(finding(Holds::False, Reason::Pending), Some(1), &[], at(1));
         assert_eq!((first.status.as_str(), first.message.len()), ("False", 32_768));
-        let second = condition(finding(Holds::False, Reason::PodsRejected), Some(2), &[first.clone()], at(2));
+        let second =
+            condition(finding(Holds::False, Reason::PodsRejected), Some(2), std::slice::from_ref(&first), at(2));
         assert_eq!((&second.last_transition_time, second.observed_generation), (&first.last_transition_time, Some(2)));
         let third = condition(finding(Holds::True, Reason::AllPodsApplied), Some(2), &[second], at(3));
         assert_eq!(third.last_transition_time, Time(at(3)));

@@ -26,9 +26,9 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use self::backoff::{Backoff, Pace};
-pub use self::report::Facts;
+pub use self::report::{Bound, Facts};
 pub use self::url::Url;
-pub use self::view::View;
+pub use self::view::{Memory, View};
 use super::source::Teller;
 use crate::contract::Refusal;
 use crate::tls::{self, TlsError};
@@ -76,7 +76,7 @@ pub enum LinkError {
     #[error("the token {} cannot be read: {}", _0.display(), _1)]
     Token(PathBuf, io::Error),
     /// Something took too long.
-    #[error("{0} took longer than {} s", _1.as_secs())]
+    #[error("{0} took longer than {seconds} s", seconds = .1.as_secs())]
     Late(&'static str, Duration),
     /// The operator says no.
     #[error("refused ({0:?}): {1}")]
@@ -167,28 +167,30 @@ impl Link {
 
     async fn connect(&self) -> Result<TlsStream<TcpStream>, LinkError> {
         let Url { host, port } = &self.options.url;
-        let config = tls::to_operator(&authorities(&self.options.authorities)?)?;
+        let config = tls::to_operator(&self.authorities()?)?;
         let name = self.options.server_name.as_ref().unwrap_or(host);
         let name = ServerName::try_from(name.clone()).map_err(|_| LinkError::Name(name.clone()))?;
         let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(LinkError::Connect)?;
         stream.set_nodelay(true).map_err(LinkError::Connect)?;
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(LinkError::Tls)
     }
-}
 
-/// The files' contents, of those that are there.
-fn authorities(files: &[PathBuf]) -> Result<Vec<Vec<u8>>, LinkError> {
-    let mut found = Vec::new();
-    for file in files {
-        match super::source::files::read(file, MAX_FILE) {
-            Ok(pem) => found.push(pem),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!(file = %file.display(), %error, "the authorities cannot be read"),
+    /// Whom to trust: the files' contents, of those that are there, and what the operator told.
+    fn authorities(&self) -> Result<Vec<Vec<u8>>, LinkError> {
+        let told = self.view.memory().borrow().authorities.clone();
+        let mut found: Vec<_> = told.into_iter().map(String::into_bytes).collect();
+        let files = &self.options.authorities;
+        for file in files {
+            match super::source::files::read(file, MAX_FILE) {
+                Ok(pem) => found.push(pem),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => tracing::warn!(file = %file.display(), %error, "the authorities cannot be read"),
+            }
         }
+        if found.is_empty() {
+            let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+            return Err(LinkError::Authorities(format!("none of {} is there", names.join(", "))));
+        }
+        Ok(found)
     }
-    if found.is_empty() {
-        let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
-        return Err(LinkError::Authorities(format!("none of {} is there", names.join(", "))));
-    }
-    Ok(found)
 }

@@ -75,6 +75,7 @@ impl Fixture {
             shutdown: Shutdown::new(),
             token: Arc::new(Token::random().unwrap()),
             listeners: OnceLock::from(vec!["127.0.0.1:6432".to_owned()]),
+            operator: None,
         };
         Self { sight, config: sender }
     }

@@ -29,8 +29,17 @@ pub struct Facts {
     pub applied: watch::Receiver<u64>,
     /// Cancelled once the sidecar was asked to end.
     pub draining: CancellationToken,
-    /// Where clients may connect, which only another start can change; `None` = nobody listens.
-    pub bound: Option<Listen>,
+    /// Where clients may connect; `None` = nobody listens.
+    pub bound: Option<Bound>,
+}
+
+/// Where clients may connect, which only another start can change.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    /// What was asked for at the start.
+    pub listen: Listen,
+    /// Whether TCP was left out.
+    pub socket_only: bool,
 }
 
 /// When a report is due.
@@ -115,9 +124,8 @@ impl Facts {
         let database = self.registered.get(&policy.resolved.database.alias);
         let database = database.map(|database| (database.settings(), database));
         // Another policy may have had the alias until now.
-        let ours = database.filter(|(settings, _)| {
-            settings.policy.namespace == namespace && settings.policy.name == name
-        });
+        let ours =
+            database.filter(|(settings, _)| settings.policy.namespace == namespace && settings.policy.name == name);
         let mut report = PolicyReport {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
@@ -158,8 +166,11 @@ fn judge(report: &mut PolicyReport, state: &State) {
     };
     let origin = told::origin(&told.namespace, &told.name);
     let (own, others): (Vec<_>, Vec<_>) = rejection.findings.iter().partition(|finding| finding.file == origin);
-    let problems: Vec<_> =
-        own.iter().filter(|finding| finding.fault == Fault::Policy).map(|finding| finding.problem.to_string()).collect();
+    let problems: Vec<_> = own
+        .iter()
+        .filter(|finding| finding.fault == Fault::Policy)
+        .map(|finding| finding.problem.to_string())
+        .collect();
     let in_force = state.snapshot.get(&told.namespace, &told.name).and_then(|policy| policy.told.as_deref());
     let is_in_force = in_force == Some(told);
     if in_force.is_some_and(|running| running.uid != told.uid) {
@@ -198,10 +209,11 @@ fn lacks(report: &mut PolicyReport, findings: &[&Finding]) {
 }
 
 /// The fields of `listen` that only another start can bring about.
-fn moved(bound: &Listen, wanted: &Listen) -> Vec<String> {
+fn moved(bound: &Bound, wanted: &Listen) -> Vec<String> {
+    let Bound { listen: bound, socket_only } = bound;
     let fields = [
-        ("spec.listen.address", bound.address != wanted.address && bound.port != 0),
-        ("spec.listen.port", bound.port != wanted.port),
+        ("spec.listen.address", !socket_only && bound.port != 0 && bound.address != wanted.address),
+        ("spec.listen.port", !socket_only && bound.port != wanted.port),
         ("spec.listen.socket", bound.socket != wanted.socket),
     ];
     fields.into_iter().filter(|(_, moved)| *moved).map(|(field, _)| field.to_owned()).collect()

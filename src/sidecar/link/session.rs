@@ -23,12 +23,14 @@ pub async fn talk<S>(link: &mut Link, stream: S) -> Result<Infallible, LinkError
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let codec = LengthDelimitedCodec::builder().big_endian().length_field_length(4).max_frame_length(MAX_FRAME);
+    let codec =
+        LengthDelimitedCodec::builder().big_endian().length_field_length(4).max_frame_length(MAX_FRAME).new_codec();
     let now = Instant::now();
     let mut session = Session {
         link,
-        frames: codec.new_framed(stream),
+        frames: Framed::new(stream, codec),
         token: Token::default(),
+        looked: now,
         heard: now,
         said: now,
         reported: None,
@@ -47,6 +49,8 @@ struct Session<'a, S> {
     frames: Framed<S, LengthDelimitedCodec>,
     /// The token that the operator has.
     token: Token,
+    /// When its file was looked at last.
+    looked: Instant,
     /// When anything was heard last.
     heard: Instant,
     /// When anything was said last.
@@ -80,7 +84,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                     return Ok(());
                 }
                 ToSidecar::Refused { reason, message } => return Err(refused(reason, message)),
-                ToSidecar::Configuration(_) | ToSidecar::Ping | ToSidecar::Unknown => {}
+                ToSidecar::Configuration(_) | ToSidecar::Authorities { .. } | ToSidecar::Ping | ToSidecar::Unknown => {}
             }
         }
     }
@@ -126,8 +130,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             Due::At(at) => wake = wake.min(at),
             Due::No => {}
         }
-        if now.saturating_duration_since(self.said) >= PING {
+        if now.saturating_duration_since(self.looked) >= PING {
+            self.looked = now;
             self.renew().await?;
+        }
+        if now.saturating_duration_since(self.said) >= PING {
             self.say(&ToOperator::Ping).await?;
         }
         Ok(wake.min(self.said + PING).min(self.heard + SILENCE))
@@ -141,6 +148,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                     return Err(LinkError::OldLeader { term, seen: self.link.view.term() });
                 }
                 self.link.teller.tell(configuration);
+                Ok(())
+            }
+            ToSidecar::Authorities { pem } => {
+                self.link.view.trust(pem);
                 Ok(())
             }
             ToSidecar::Refused { reason, message } => Err(refused(reason, message)),
@@ -180,7 +191,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
 
     async fn say(&mut self, message: &ToOperator) -> Result<(), LinkError> {
         let bytes = serde_json::to_vec(message)?;
-        match timeout(SILENCE, self.frames.send(bytes.into())).await {
+        match timeout(SILENCE, SinkExt::<&[u8]>::send(&mut self.frames, &bytes)).await {
             Ok(sent) => sent?,
             Err(_) => return Err(LinkError::Late("sending", SILENCE)),
         }

@@ -48,9 +48,18 @@ mod tests {
             assert_eq!(text.parse::<Url>().unwrap().to_string(), text);
         }
         assert_eq!("https://a:1/".parse::<Url>().unwrap(), Url { host: "a".into(), port: 1 });
-        for text in
-            ["", "a:1", "http://a:1", "https://a", "https://a:0", "https://a:x", "https://:1", "https://a b:1", "https://a:1/x", "https://::1:5"]
-        {
+        for text in [
+            "",
+            "a:1",
+            "http://a:1",
+            "https://a",
+            "https://a:0",
+            "https://a:x",
+            "https://:1",
+            "https://a b:1",
+            "https://a:1/x",
+            "https://::1:5",
+        ] {
             assert!(text.parse::<Url>().unwrap_err().contains("https://HOST:PORT"), "{text}");
         }
     }

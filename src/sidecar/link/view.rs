@@ -9,12 +9,20 @@ use super::{LinkError, Url};
 use crate::sidecar::gather::{rfc3339, unix};
 use crate::sidecar::status;
 
+/// What is known of the operator beside its configurations.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// The highest term that was seen.
+    pub term: u64,
+    /// The authorities that it said sign its certificates (PEM).
+    pub authorities: Option<String>,
+}
+
 /// How the link stands; written by the link, read by whoever wants to know.
 #[derive(Debug)]
 pub struct View {
     url: String,
-    /// The highest term that was seen.
-    term: watch::Sender<u64>,
+    memory: watch::Sender<Memory>,
     state: Mutex<State>,
 }
 
@@ -32,8 +40,8 @@ struct State {
 }
 
 impl View {
-    /// Not connected yet; `term` is the highest that was seen before.
-    pub fn new(url: &Url, term: u64) -> Self {
+    /// Not connected yet; `memory` is of an earlier run.
+    pub fn new(url: &Url, memory: Memory) -> Self {
         let state = State {
             connected: None,
             since: SystemTime::now(),
@@ -42,24 +50,33 @@ impl View {
             connections: 0,
             failures: 0,
         };
-        Self { url: url.to_string(), term: watch::Sender::new(term), state: Mutex::new(state) }
+        Self { url: url.to_string(), memory: watch::Sender::new(memory), state: Mutex::new(state) }
     }
 
     /// The highest term that was seen.
     pub fn term(&self) -> u64 {
-        *self.term.borrow()
+        self.memory.borrow().term
     }
 
-    /// Follows the highest term.
-    pub fn terms(&self) -> watch::Receiver<u64> {
-        self.term.subscribe()
+    /// What is known, and a way to wait for changes of it.
+    pub fn memory(&self) -> watch::Receiver<Memory> {
+        self.memory.subscribe()
+    }
+
+    /// The operator said which authorities sign its certificates from now on.
+    pub fn trust(&self, pem: String) {
+        self.memory.send_if_modified(|memory| {
+            let changed = memory.authorities.as_ref() != Some(&pem);
+            memory.authorities = Some(pem);
+            changed
+        });
     }
 
     /// A message of this term has come. False if it is lower than one that was seen.
     pub fn accept(&self, term: u64) -> bool {
-        self.term.send_if_modified(|seen| {
-            let is_newer = term > *seen;
-            *seen = term.max(*seen);
+        self.memory.send_if_modified(|memory| {
+            let is_newer = term > memory.term;
+            memory.term = term.max(memory.term);
             is_newer
         });
         term >= self.term()
@@ -123,15 +140,25 @@ mod tests {
 
     #[test]
     fn terms_only_rise() {
-        let view = View::new(&"https://a:1".parse().unwrap(), 5);
-        let terms = view.terms();
-        assert!(!view.accept(4) && view.accept(5) && !terms.has_changed().unwrap());
-        assert!(view.accept(9) && !view.accept(8) && *terms.borrow() == 9);
+        let view = View::new(&"https://a:1".parse().unwrap(), Memory { term: 5, ..Memory::default() });
+        let memory = view.memory();
+        assert!(!view.accept(4) && view.accept(5) && !memory.has_changed().unwrap());
+        assert!(view.accept(9) && !view.accept(8) && memory.borrow().term == 9);
+    }
+
+    #[test]
+    fn authorities_are_kept() {
+        let view = View::new(&"https://a:1".parse().unwrap(), Memory::default());
+        let mut memory = view.memory();
+        view.trust("one".into());
+        assert_eq!(memory.borrow_and_update().authorities.as_deref(), Some("one"));
+        view.trust("one".into());
+        assert!(!memory.has_changed().unwrap());
     }
 
     #[test]
     fn connections_come_and_go() {
-        let view = View::new(&"https://a:1".parse().unwrap(), 0);
+        let view = View::new(&"https://a:1".parse().unwrap(), Memory::default());
         let now = Instant::now();
         assert_eq!(view.disconnected(&LinkError::Closed, now), None);
         assert_eq!(view.status().error.unwrap(), "the operator closed the connection");

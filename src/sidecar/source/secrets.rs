@@ -120,7 +120,7 @@ impl Secrets {
         match &policy.credentials {
             CredentialsSource::Environment => {
                 self.environment_login(password_needed).map_err(|problem| vec![problem.into()])
-            },
+            }
             CredentialsSource::Secret(name) => {
                 let text = |key, max| {
                     let bytes = self.file(SECRET_NAME, name, key, max)?;

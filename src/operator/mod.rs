@@ -1,0 +1,4 @@
+//! The operator: brings policies to pods, and says in each policy's status how many run them.
+
+pub mod index;
+pub mod selector;
