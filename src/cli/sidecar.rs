@@ -31,8 +31,6 @@ pub struct Args {
     /// Serve clients on the unix sockets alone, whatever listen.port says; for pods in their node's network.
     #[arg(long, env = "POOLKEEPER_SOCKET_ONLY")]
     socket_only: bool,
-    #[command(flatten)]
-    operator: OperatorArgs,
     /// Threads that serve clients; one is enough for most databases.
     #[arg(long, value_name = "N", env = "POOLKEEPER_WORKERS", default_value = "1", value_parser = workers)]
     workers: NonZeroUsize,
@@ -42,6 +40,8 @@ pub struct Args {
     /// error, warn, info, debug or trace, or directives as in warn,poolkeeper=debug; without it RUST_LOG, then info.
     #[arg(long, value_name = "LEVEL", env = "POOLKEEPER_LOG_LEVEL")]
     log_level: Option<String>,
+    #[command(flatten)]
+    operator: OperatorArgs,
 }
 
 const EXAMPLES: &str = "\

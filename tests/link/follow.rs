@@ -1,7 +1,6 @@
 //! Configurations come, are put to work whole or not at all, and what runs is reported.
 
-use crate::support::operator::runs;
-use crate::support::{Launch, Operator, Policy, Postgres, Sidecar, eventually};
+use crate::support::{Launch, Operator, Policy, Postgres, Sidecar};
 use poolkeeper::contract::{HealthState, ReferenceState};
 use std::time::{Duration, Instant};
 
