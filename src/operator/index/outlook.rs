@@ -32,7 +32,7 @@ impl Index {
             let why = match namespace.standing(policy) {
                 Standing::Invalid(problems) => Some(match problems.as_slice() {
                     [] => "is not valid".into(),
-                    [first, rest @ ..] if rest.is_empty() => format!("is not valid: {first}"),
+                    [first] => format!("is not valid: {first}"),
                     [first, rest @ ..] => format!("is not valid: {first} (and {} more)", rest.len()),
                 }),
                 Standing::Conflicted(conflict) => Some(conflict),

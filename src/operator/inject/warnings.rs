@@ -53,7 +53,7 @@ fn grace(plan: &Plan<'_>, warnings: &mut Vec<String>) {
         return;
     }
     let longest = plan.policies.iter().filter_map(|policy| policy.resolved.timeouts.statement).max();
-    let longest = longest.map_or(0, |longest| whole_seconds(longest));
+    let longest = longest.map_or(0, whole_seconds);
     if grace < pause + longest {
         warnings.push(format!(
             "terminationGracePeriodSeconds is {grace}, and spec.timeouts.statement allows {longest} s: a transaction at \
