@@ -3,3 +3,4 @@
 pub mod index;
 pub mod inject;
 pub mod selector;
+pub mod webhook;
