@@ -1,4 +1,8 @@
 //! The operator: brings policies to pods, and says in each policy's status how many run them.
 
+pub mod facts;
 pub mod index;
+pub mod pod;
+pub mod reports;
 pub mod selector;
+pub mod status;
