@@ -1,5 +1,8 @@
 //! The operator: brings policies to pods, and says in each policy's status how many run them.
 
+pub mod auth;
+pub mod certs;
+pub mod election;
 pub mod facts;
 pub mod index;
 pub mod pod;
