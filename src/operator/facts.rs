@@ -58,8 +58,8 @@ pub fn fact(pod: &str, entry: &Entry, heard: Option<&Heard>, contact: Contact) -
         fact.health = Health { state: HealthState::Unknown, message: "the sidecar is not heard from".into() };
         fact.numbers = None;
     }
-    let left_out = match (entry, heard) {
-        (Entry::Run(assigned), Some(heard)) => left_out(&assigned.resolved, &heard.fields),
+    let left_out = match (entry, heard.and_then(|heard| heard.fields.as_deref())) {
+        (Entry::Run(assigned), Some(fields)) => left_out(&assigned.resolved, fields),
         _ => Vec::new(),
     };
     fact.restart = said.map(|said| said.restart.clone()).unwrap_or_default();
@@ -100,13 +100,9 @@ pub fn left_out(resolved: &Resolved, fields: &BTreeSet<String>) -> Vec<String> {
 }
 
 /// A policy's effective `spec` as far as a sidecar knows its fields.
-pub fn known(resolved: &Resolved, fields: &BTreeSet<String>) -> serde_json::Value {
-    let mut spec = serde_json::to_value(&resolved.effective).unwrap_or_default();
-    if let Some(spec) = spec.as_object_mut() {
-        // Which pods: not what they run.
-        spec.remove("selector");
-    }
-    for path in unknown(resolved, fields).into_keys() {
+pub fn known(assigned: &Assigned, fields: &BTreeSet<String>) -> serde_json::Value {
+    let mut spec = assigned.spec.clone();
+    for path in unknown(&assigned.resolved, fields).into_keys() {
         remove(&mut spec, path.trim_start_matches("spec."));
     }
     spec
@@ -171,7 +167,7 @@ mod tests {
         fields.remove("spec.pool.recycleJitter");
         fields.retain(|path| !path.starts_with("spec.shutdown."));
         assert_eq!(left_out(&policy, &fields), ["spec.pool.maxPinned"]);
-        let spec = known(&policy, &fields);
+        let spec = known(&Assigned::new(Default::default(), String::new(), 1, policy), &fields);
         assert!(spec["pool"].get("maxPinned").is_none() && spec["pool"].get("recycleJitter").is_none());
         assert_eq!((spec.get("shutdown"), &spec["pool"]["size"]), (None, &json!(7)));
         assert_eq!(left_out(&resolved(json!({ "size": 50 })), &fields), Vec::<String>::new());

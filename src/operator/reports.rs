@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::index::Key;
+use crate::api::schema;
 use crate::contract::{Hello, Numbers, PolicyReport, Report};
 
 /// For how long a sidecar that isn't heard from keeps its last state: reconnecting, or a leader that has just begun.
@@ -48,8 +49,8 @@ pub struct Heard {
     pub lost: Option<Instant>,
     /// What it said last; `None` before its first report.
     pub report: Option<Arc<Report>>,
-    /// The policy fields that it knows.
-    pub fields: Arc<BTreeSet<String>>,
+    /// The policy fields that it knows; `None` if it knows all that this operator knows.
+    pub fields: Option<Arc<BTreeSet<String>>>,
     /// Its version.
     pub version: String,
 }
@@ -101,7 +102,7 @@ impl Reports {
     /// A sidecar has proved who it is. The number tells this connection from later ones of the same pod.
     pub fn connected(&mut self, key: Key, uid: &str, hello: &Hello) -> u64 {
         self.sessions += 1;
-        let fields = Arc::new(hello.fields.iter().cloned().collect());
+        let fields = fields(hello);
         let report = self.sidecars.remove(uid).and_then(|heard| heard.report);
         let version = hello.version.clone();
         let heard = Heard { key, session: self.sessions, lost: None, report, fields, version };
@@ -156,6 +157,13 @@ impl Reports {
     pub fn streams(&self) -> usize {
         self.sidecars.values().filter(|heard| heard.lost.is_none()).count()
     }
+}
+
+/// The fields that a sidecar knows, unless it knows all.
+pub fn fields(hello: &Hello) -> Option<Arc<BTreeSet<String>>> {
+    let known: BTreeSet<String> = hello.fields.iter().cloned().collect();
+    let complete = schema::fields().iter().all(|field| known.contains(field));
+    (!complete).then(|| Arc::new(known))
 }
 
 /// A report without what changes all the time.

@@ -13,9 +13,8 @@ fn view(standing: Standing) -> PolicyView {
         "apiVersion": "poolkeeper.dev/v1alpha1", "kind": "DbPoolPolicy", "metadata": { "name": "orders" },
         "spec": { "database": { "host": "db", "name": "orders" } },
     });
-    let (key, uid, resolved) =
-        (Key::new("shop", "orders"), "uid".to_owned(), Arc::new(resolve_value(document).unwrap()));
-    let assigned = Assigned { key: key.clone(), uid: uid.clone(), generation: 7, resolved };
+    let (key, uid) = (Key::new("shop", "orders"), "uid".to_owned());
+    let assigned = Assigned::new(key.clone(), uid.clone(), 7, resolve_value(document).unwrap());
     let created = Timestamp::UNIX_EPOCH;
     let policy = Policy { key, uid, created, generation: 7, selector: None, verdict: Ok(Arc::new(assigned)) };
     PolicyView { policy: Arc::new(policy), standing, pods: vec![] }
