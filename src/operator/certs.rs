@@ -116,6 +116,11 @@ impl Authority {
         &self.bundle
     }
 
+    /// When it ends.
+    pub fn ends(&self) -> Option<SystemTime> {
+        valid_until(&self.signer.certificate)
+    }
+
     /// What is to become of it now; `None` if it stays as it is.
     ///
     /// # Errors

@@ -41,6 +41,11 @@ impl Claim {
         Self { held: Some((term, until)) }
     }
 
+    /// Until when it holds.
+    pub fn until(&self) -> Option<Instant> {
+        self.held.map(|(_, until)| until)
+    }
+
     /// The term, if the claim holds now.
     pub fn term(&self, now: Instant) -> Option<u64> {
         self.held.filter(|(_, until)| now < *until).map(|(term, _)| term)
