@@ -189,7 +189,8 @@ mod tests {
         let at = |seconds| Timestamp::from_second(seconds).unwrap();
         let first = condition(finding(Holds::False, Reason::Pending), Some(1), &[], at(1));
         assert_eq!((first.status.as_str(), first.message.len()), ("False", 32_768));
-        let second = condition(finding(Holds::False, Reason::PodsRejected), Some(2), &[first.clone()], at(2));
+        let second =
+            condition(finding(Holds::False, Reason::PodsRejected), Some(2), std::slice::from_ref(&first), at(2));
         assert_eq!((&second.last_transition_time, second.observed_generation), (&first.last_transition_time, Some(2)));
         let third = condition(finding(Holds::True, Reason::AllPodsApplied), Some(2), &[second], at(3));
         assert_eq!(third.last_transition_time, Time(at(3)));

@@ -1,11 +1,10 @@
 //! `poolkeeper sidecar`.
 
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::sidecar::options::Options;
+use crate::sidecar::options::{HttpAddress, Options};
 use crate::sidecar::{self, RunError};
 use crate::telemetry::{self, LogFormat};
 
@@ -23,9 +22,12 @@ pub struct Args {
     /// Directory with one directory per Secret: DIR/NAME/username, password, ca.crt, tls.crt, tls.key; watched.
     #[arg(long, value_name = "DIR", env = "POOLKEEPER_SECRETS_DIR")]
     secrets_dir: Option<PathBuf>,
-    /// Address of the HTTP endpoints: /livez /readyz /startupz /status /metrics /api/health.
+    /// Address of the HTTP endpoints, or the path of a unix socket for them: /livez /readyz /startupz /status /metrics /api/health.
     #[arg(long, value_name = "ADDR", env = "POOLKEEPER_HTTP", default_value = "127.0.0.1:9432")]
-    http: SocketAddr,
+    http: HttpAddress,
+    /// Serve clients on the unix sockets alone, whatever listen.port says; for pods in their node's network.
+    #[arg(long, env = "POOLKEEPER_SOCKET_ONLY")]
+    socket_only: bool,
     /// Threads that serve clients; one is enough for most databases.
     #[arg(long, value_name = "N", env = "POOLKEEPER_WORKERS", default_value = "1", value_parser = workers)]
     workers: NonZeroUsize,
@@ -69,8 +71,8 @@ pub fn run(args: Args) -> ExitCode {
         eprintln!("poolkeeper sidecar: {error}");
         return ExitCode::from(2);
     }
-    let Args { policy, secrets_dir, http, workers, .. } = args;
-    match sidecar::run(&Options { policy, secrets_dir, http, workers }) {
+    let Args { policy, secrets_dir, http, socket_only, workers, .. } = args;
+    match sidecar::run(&Options { policy, secrets_dir, http, socket_only, workers }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(RunError::Configuration(findings)) => {
             for finding in &findings {

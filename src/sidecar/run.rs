@@ -5,7 +5,7 @@
 //! never stands in a query's way.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ use super::http::{self, HttpState};
 use super::listen::Door;
 use super::listen::accept::accept;
 use super::listen::sockets::{BindError, Sockets};
-use super::options::Options;
+use super::options::{HttpAddress, Options};
 use super::probe::{self, FrontDoor, Token};
 use super::proxy::{self, Worker};
 use super::source::{self, Finding, Snapshot, Source, State};
@@ -45,7 +45,7 @@ pub enum RunError {
     Bind(#[from] BindError),
     /// The HTTP endpoints' address could not be bound.
     #[error("cannot listen on {0} for HTTP: {1}; choose another address with --http")]
-    Http(SocketAddr, io::Error),
+    Http(HttpAddress, io::Error),
     /// The certificate for clients can't be used.
     #[error("listen.tls: {0}")]
     Tls(#[from] TlsError),
@@ -100,7 +100,7 @@ async fn serve(options: &Options) -> Result<(), RunError> {
     snapshot.policies.iter().for_each(|policy| agent.apply(policy));
     tokio::spawn(agent.run(states.clone()));
 
-    let (sockets, addresses, front_door) = bind(&snapshot)?;
+    let (sockets, addresses, front_door) = bind(&snapshot, options.socket_only)?;
     let door = Arc::new(Door::new(front::rules(&snapshot)?, salt));
     tokio::spawn(keep_rules(Arc::clone(&door), states.clone()));
     tokio::spawn(send_idle_away(Arc::clone(&registered)));
@@ -114,7 +114,7 @@ async fn serve(options: &Options) -> Result<(), RunError> {
         listeners: OnceLock::new(),
     };
     let _ = sight.listeners.set(addresses.clone());
-    let http = http_thread(options.http, sight, front_door, stop.clone())?;
+    let http = http_thread(&options.http, sight, front_door, stop.clone())?;
 
     let accepting = CancellationToken::new();
     let crew = Crew { registered: Arc::clone(&registered), token, door, stop: accepting.clone() };
@@ -178,11 +178,11 @@ impl Crew {
 }
 
 /// Binds what the configuration names. A default directory for unix sockets that can't be had is no reason not to serve.
-fn bind(snapshot: &Snapshot) -> Result<(Sockets, Vec<String>, FrontDoor), RunError> {
+fn bind(snapshot: &Snapshot, socket_only: bool) -> Result<(Sockets, Vec<String>, FrontDoor), RunError> {
     let listen = &snapshot.listen;
     let mut sockets = Sockets::new();
     let (mut addresses, mut door) = (Vec::new(), None);
-    if listen.port != 0 {
+    if listen.port != 0 && !socket_only {
         let address = SocketAddr::new(listen.address, listen.port);
         sockets.bind_tcp(address)?;
         addresses.push(address.to_string());
@@ -200,20 +200,20 @@ fn bind(snapshot: &Snapshot) -> Result<(Sockets, Vec<String>, FrontDoor), RunErr
             Err(error) => return Err(error.into()),
         }
     }
-    let door =
-        door.ok_or_else(|| io::Error::other("listen.port is 0 and listen.socket is empty: nobody could connect"))?;
+    let nobody = if socket_only { "with --socket-only" } else { "listen.port is 0" };
+    let nobody = || io::Error::other(format!("{nobody} and listen.socket is empty: nobody could connect"));
+    let door = door.ok_or_else(nobody)?;
     Ok((sockets, addresses, door))
 }
 
 /// Starts the thread of HTTP and the health probe.
 fn http_thread(
-    address: SocketAddr,
+    address: &HttpAddress,
     sight: Sight,
     door: FrontDoor,
     stop: CancellationToken,
 ) -> Result<std::thread::JoinHandle<()>, RunError> {
-    let listener = TcpListener::bind(address).map_err(|error| RunError::Http(address, error))?;
-    listener.set_nonblocking(true)?;
+    let listener = http::bind(address).map_err(|error| RunError::Http(address.clone(), error))?;
     let (registered, token) = (Arc::clone(&sight.registry), Arc::clone(&sight.token));
     let state = Arc::new(HttpState { sight, runtime: Handle::current() });
     let probing = stop.clone();

@@ -7,6 +7,7 @@
 //! what PostgreSQL does and not for what the pooler happens to do.
 #![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod apiserver;
 pub mod bed;
 pub mod certs;
 pub mod connect;
@@ -15,6 +16,7 @@ pub mod hostile;
 pub mod load;
 pub mod login;
 pub mod message;
+pub mod papers;
 pub mod pg;
 pub mod policy;
 pub mod process;
@@ -22,6 +24,7 @@ pub mod sidecar;
 pub mod socket;
 pub mod wire;
 
+pub use apiserver::ApiServer;
 pub use bed::Bed;
 pub use load::Load;
 pub use pg::{Options, Postgres, Release};
