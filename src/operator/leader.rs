@@ -9,8 +9,8 @@ use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, 
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{ByteString, Resource};
-use kube::api::{Patch, PatchParams};
 use kube::Api;
+use kube::api::{Patch, PatchParams};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -167,7 +167,8 @@ fn trusting(configuration: &Value, bundle: &str) -> Option<Value> {
     let mut operations = Vec::new();
     for (index, webhook) in configuration["webhooks"].as_array().into_iter().flatten().enumerate() {
         if webhook["clientConfig"]["caBundle"] != wanted {
-            operations.push(json!({ "op": "test", "path": format!("/webhooks/{index}/name"), "value": webhook["name"] }));
+            operations
+                .push(json!({ "op": "test", "path": format!("/webhooks/{index}/name"), "value": webhook["name"] }));
             let path = format!("/webhooks/{index}/clientConfig/caBundle");
             operations.push(json!({ "op": "add", "path": path, "value": wanted }));
         }
@@ -176,10 +177,8 @@ fn trusting(configuration: &Value, bundle: &str) -> Option<Value> {
 }
 
 fn slice(address: SocketAddr) -> EndpointSlice {
-    let labels = [
-        ("kubernetes.io/service-name", STREAM_SERVICE),
-        ("endpointslice.kubernetes.io/managed-by", "poolkeeper.dev"),
-    ];
+    let labels =
+        [("kubernetes.io/service-name", STREAM_SERVICE), ("endpointslice.kubernetes.io/managed-by", "poolkeeper.dev")];
     EndpointSlice {
         metadata: ObjectMeta {
             name: Some(STREAM_SERVICE.into()),
@@ -187,11 +186,11 @@ fn slice(address: SocketAddr) -> EndpointSlice {
             ..ObjectMeta::default()
         },
         address_type: if address.is_ipv4() { "IPv4" } else { "IPv6" }.into(),
-        endpoints: Some(vec![Endpoint {
+        endpoints: vec![Endpoint {
             addresses: vec![address.ip().to_string()],
             conditions: Some(EndpointConditions { ready: Some(true), ..EndpointConditions::default() }),
             ..Endpoint::default()
-        }]),
+        }],
         ports: Some(vec![EndpointPort {
             name: Some("stream".into()),
             port: Some(i32::from(address.port())),
@@ -202,10 +201,10 @@ fn slice(address: SocketAddr) -> EndpointSlice {
 }
 
 fn is_same(known: &EndpointSlice, wanted: &EndpointSlice) -> bool {
-    let endpoints = |slice: &EndpointSlice| slice.endpoints.clone().unwrap_or_default();
-    let (a, b) = (endpoints(known), endpoints(wanted));
-    let addresses = |all: Vec<Endpoint>| all.into_iter().flat_map(|one| one.addresses).collect::<Vec<_>>();
-    addresses(a) == addresses(b) && known.ports == wanted.ports && known.address_type == wanted.address_type
+    let addresses = |slice: &EndpointSlice| -> Vec<_> {
+        slice.endpoints.iter().flat_map(|endpoint| endpoint.addresses.clone()).collect()
+    };
+    addresses(known) == addresses(wanted) && known.ports == wanted.ports && known.address_type == wanted.address_type
 }
 
 /// Waits until the claim holds; its term, or `None` if there is no election any more.

@@ -4,7 +4,7 @@
 //! pod), and the numbers in that of PoolHealthy are refreshed only with their class.
 
 use super::facts::{Fact, Progress};
-use super::reports::{Band, line};
+use super::reports::line;
 use crate::api::annotations::{POOL_CONFIGURED, POOL_HEALTHY};
 use crate::api::conditions::{Finding, Holds, Reason};
 use crate::contract::{HealthState, PolicyReport, ReferenceState};
@@ -22,21 +22,9 @@ pub struct PodFacts {
     pub draining: bool,
 }
 
-/// How busy a pod's pools are: what refreshes the numbers in its message.
-pub type Class = Vec<(Option<Band>, bool)>;
-
 /// What is to be said of the pod; `None` of a condition: what was said before holds.
 pub fn findings(facts: &PodFacts) -> (Option<Finding>, Option<Finding>) {
     (configured(facts), healthy(facts))
-}
-
-/// How busy the pools are.
-pub fn class(facts: &PodFacts) -> Class {
-    let of = |(_, _, fact): &(String, i64, Fact)| {
-        let numbers = fact.numbers.as_ref();
-        (numbers.and_then(|n| n.utilization_percent()).map(Band::of), numbers.is_some_and(|n| n.waiting > 0))
-    };
-    facts.told.iter().map(of).collect()
 }
 
 fn configured(facts: &PodFacts) -> Option<Finding> {

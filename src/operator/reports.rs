@@ -166,8 +166,11 @@ pub fn fields(hello: &Hello) -> Option<Arc<BTreeSet<String>>> {
     (!complete).then(|| Arc::new(known))
 }
 
+/// How busy a pool is, and whether anybody waits.
+type Busy = (Option<Band>, bool);
+
 /// A report without what changes all the time.
-fn class(report: &Report) -> (bool, Vec<(PolicyReport, Option<(Option<Band>, bool)>)>) {
+fn class(report: &Report) -> (bool, Vec<(PolicyReport, Option<Busy>)>) {
     let of = |policy: &PolicyReport| {
         let busy = policy.numbers.as_ref().map(|n| (n.utilization_percent().map(Band::of), n.waiting > 0));
         (PolicyReport { numbers: None, ..policy.clone() }, busy)
