@@ -246,7 +246,8 @@ mod tests {
     fn only_webhooks_that_lack_it_get_the_bundle() {
         let configuration = |bundles: [&str; 2]| {
             let webhook = |(name, bundle)| json!({ "name": name, "clientConfig": { "caBundle": bundle } });
-            json!({ "webhooks": ["a", "b"].into_iter().zip(bundles).map(webhook).collect::<Vec<_>>() })
+            let webhooks: Vec<_> = ["a", "b"].into_iter().zip(bundles).map(webhook).collect();
+            json!({ "webhooks": webhooks })
         };
         assert_eq!(trusting(&configuration(["cGVt", "cGVt"]), "pem"), None);
         let patch = trusting(&configuration(["cGVt", ""]), "pem").unwrap();
