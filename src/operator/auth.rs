@@ -66,6 +66,9 @@ impl Reviewer {
     /// # Errors
     /// When it is nobody's, or the API server can't be asked.
     pub async fn review(&self, token: &Token) -> Result<Identity, AuthError> {
+        if token.expose().is_empty() {
+            return Err(AuthError::Refused("there is none".into()));
+        }
         let unavailable = |why: String| AuthError::Unavailable(why);
         let _slot = self.slots.acquire().await.map_err(|error| unavailable(error.to_string()))?;
         let spec = TokenReviewSpec { audiences: Some(vec![AUDIENCE.into()]), token: Some(token.expose().into()) };

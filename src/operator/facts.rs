@@ -72,6 +72,7 @@ pub fn fact(pod: &str, entry: &Entry, heard: Option<&Heard>, contact: Contact) -
 fn progress(entry: &Entry, said: Option<&PolicyReport>, contact: Contact) -> Progress {
     match contact {
         Contact::Early => return Progress::Early,
+        Contact::New => return Progress::Pending,
         Contact::Lost => return Progress::Unreachable,
         Contact::Heard => {}
     }

@@ -232,7 +232,7 @@ impl Reconciler {
             draining: report.is_some_and(|report| report.draining),
         };
         // A pod without any policy, of a sidecar not heard from yet: nothing is known.
-        let nothing = contact == Contact::Early && facts.told.is_empty();
+        let nothing = matches!(contact, Contact::Early) && facts.told.is_empty();
         (!nothing).then_some((uid, facts, until))
     }
 

@@ -1,6 +1,6 @@
 //! What sidecars said last. Pure: time comes in from outside.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -69,8 +69,10 @@ pub enum News {
 /// How far a sidecar can be relied on now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contact {
-    /// Not heard from since this leader began or since the pod was there, but it is early.
+    /// Not heard from since this leader began, but it is early.
     Early,
+    /// Never heard from: it starts.
+    New,
     /// What it said holds.
     Heard,
     /// Not heard from for too long.
@@ -83,20 +85,14 @@ pub struct Reports {
     began: Instant,
     sessions: u64,
     sidecars: HashMap<String, Heard>,
-    first_seen: HashMap<String, Instant>,
+    /// Pods that were there when this leader began: others have heard from their sidecars.
+    inherited: HashSet<String>,
 }
 
 impl Reports {
-    /// Of a leader that begins now.
-    pub fn new(now: Instant) -> Self {
-        Self { began: now, sessions: 0, sidecars: HashMap::new(), first_seen: HashMap::new() }
-    }
-
-    /// A pod is there: its sidecar is expected from now on.
-    pub fn expect(&mut self, uid: &str, now: Instant) {
-        if !self.first_seen.contains_key(uid) {
-            self.first_seen.insert(uid.to_owned(), now);
-        }
+    /// Of a leader that begins now and finds these pods.
+    pub fn new(now: Instant, inherited: HashSet<String>) -> Self {
+        Self { began: now, sessions: 0, sidecars: HashMap::new(), inherited }
     }
 
     /// A sidecar has proved who it is. The number tells this connection from later ones of the same pod.
@@ -134,7 +130,7 @@ impl Reports {
     /// The pod is gone.
     pub fn forget(&mut self, uid: &str) {
         self.sidecars.remove(uid);
-        self.first_seen.remove(uid);
+        self.inherited.remove(uid);
     }
 
     /// What a sidecar said, if it did.
@@ -147,7 +143,8 @@ impl Reports {
         let (since, within) = match self.sidecars.get(uid) {
             Some(Heard { lost: None, report: Some(_), .. }) => return (Contact::Heard, None),
             Some(Heard { lost: Some(lost), report: Some(_), .. }) => (*lost, Contact::Heard),
-            _ => (self.first_seen.get(uid).copied().unwrap_or(self.began).max(self.began), Contact::Early),
+            _ if self.inherited.contains(uid) => (self.began, Contact::Early),
+            _ => return (Contact::New, None),
         };
         let until = since + GRACE;
         if now < until { (within, Some(until)) } else { (Contact::Lost, None) }
@@ -214,7 +211,7 @@ mod tests {
     #[test]
     fn only_a_class_is_news() {
         let now = Instant::now();
-        let mut reports = Reports::new(now);
+        let mut reports = Reports::new(now, HashSet::new());
         let session = reports.connected(Key::new("n", "p"), "u", &Hello::default());
         assert_eq!(reports.report("u", session, report(1, 0)), News::Class);
         assert_eq!(reports.report("u", session, report(1, 0)), News::Nothing);
@@ -230,8 +227,8 @@ mod tests {
     #[test]
     fn silence_counts_after_a_while_only() {
         let (now, later) = (Instant::now(), Instant::now() + GRACE);
-        let mut reports = Reports::new(now);
-        reports.expect("u", now);
+        let mut reports = Reports::new(now, HashSet::from(["u".to_owned()]));
+        assert_eq!(reports.contact("another", later), (Contact::New, None));
         assert_eq!(reports.contact("u", now), (Contact::Early, Some(now + GRACE)));
         assert_eq!(reports.contact("u", later), (Contact::Lost, None));
         let session = reports.connected(Key::new("n", "p"), "u", &Hello::default());

@@ -1,6 +1,6 @@
 //! What all tasks of the operator share.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ impl Default for State {
     fn default() -> Self {
         Self {
             index: Mutex::default(),
-            reports: Mutex::new(Reports::new(Instant::now())),
+            reports: Mutex::new(Reports::new(Instant::now(), HashSet::new())),
             seen: Mutex::default(),
             queue: Queue::default(),
             metrics: Metrics::default(),
@@ -79,10 +79,12 @@ impl State {
     /// A new leader: nothing was heard yet, and everything is to be looked at.
     pub fn begin(&self) {
         let now = Instant::now();
-        *self.reports() = Reports::new(now);
         let (policies, pods) = {
             let index = self.index();
-            (index.policy_keys(), index.pod_keys())
+            let pods = index.pod_keys();
+            let uids = pods.iter().filter_map(|key| index.pod(key)).map(|(pod, _)| pod.uid.clone()).collect();
+            *self.reports() = Reports::new(now, uids);
+            (index.policy_keys(), pods)
         };
         for key in policies {
             self.queue.add(Item::Policy(key), Duration::ZERO);

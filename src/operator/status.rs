@@ -109,7 +109,7 @@ fn programmed(standing: &Standing, facts: &[Fact], was: Option<&Condition>) -> F
     if facts.is_empty() {
         return found(Holds::True, Reason::NoMatchingPods, "no pod with the sidecar is selected".into());
     }
-    let was_true = was.is_some_and(|was| was.status == Holds::True.name());
+    let was_true = was.is_some_and(|was| was.reason == Reason::AllPodsApplied.name());
     let rejected = named(facts, |fact| match &fact.progress {
         Progress::Rejected(problems) => Some(problems.join(", ")),
         _ => None,

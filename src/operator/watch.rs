@@ -170,7 +170,6 @@ impl Watched for KubePod {
             labels: self.metadata.labels.clone().unwrap_or_default(),
         };
         state.seen().pods.insert(pod.uid.clone(), conditions);
-        state.reports().expect(&pod.uid, std::time::Instant::now());
         state.index().apply_pod(pod);
     }
 
