@@ -9,6 +9,7 @@
 //! policy that it said it knows ([`Hello::fields`]).
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -165,6 +166,8 @@ pub struct PolicyReport {
     pub name: String,
     /// The policy's uid, if the sidecar was told.
     pub uid: String,
+    /// The operator tells of it no more; it is served on.
+    pub orphaned: bool,
     /// What the pool runs; nothing before the first configuration was applied.
     pub applied: Option<Applied>,
     /// What was refused after that.
@@ -260,6 +263,31 @@ pub enum HealthState {
     Other,
 }
 
+/// How much of a pool's limit is lent: a report follows at once when this changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Band {
+    /// Less than [`BAND`].
+    Below,
+    /// Within it.
+    Within,
+    /// More.
+    Above,
+}
+
+impl Band {
+    /// Of that many per cents.
+    pub fn of(percent: u32) -> Self {
+        match percent {
+            _ if percent < *BAND.start() => Self::Below,
+            _ if percent > *BAND.end() => Self::Above,
+            _ => Self::Within,
+        }
+    }
+}
+
+/// The utilisation that a pool is meant to have, in percent.
+pub const BAND: RangeInclusive<u32> = 60..=80;
+
 /// A pool at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -289,6 +317,11 @@ impl Numbers {
     pub fn utilization_percent(&self) -> Option<u32> {
         let limit = self.limit?;
         Some((self.in_use * 100 + limit / 2).checked_div(limit).unwrap_or(100))
+    }
+
+    /// Where the utilisation lies; none = unlimited.
+    pub fn band(&self) -> Option<Band> {
+        self.utilization_percent().map(Band::of)
     }
 }
 
@@ -349,5 +382,9 @@ mod tests {
             [of(12, Some(30)), of(2, Some(3)), of(0, Some(0)), of(5, None)],
             [Some(40), Some(67), Some(100), None]
         );
+        let band = |in_use, limit| Numbers { in_use, limit, ..Numbers::default() }.band();
+        let bands = [59, 60, 80, 81].map(|in_use| band(in_use, Some(100)).unwrap());
+        assert_eq!(bands, [Band::Below, Band::Within, Band::Within, Band::Above]);
+        assert_eq!(band(5, None), None);
     }
 }

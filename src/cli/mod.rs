@@ -38,7 +38,7 @@ Start here:
 #[derive(Debug, Subcommand)]
 enum Command {
     Operator(operator::Args),
-    Sidecar(sidecar::Args),
+    Sidecar(Box<sidecar::Args>),
     Check(check::Args),
     Status(status::Args),
     /// Print the CustomResourceDefinition of DbPoolPolicy, for kubectl apply -f -.
@@ -63,7 +63,7 @@ enum Command {
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Operator(args) => operator::run(args),
-        Command::Sidecar(args) => sidecar::run(args),
+        Command::Sidecar(args) => sidecar::run(*args),
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Crd => print(&crd_yaml()),

@@ -1,9 +1,12 @@
 //! `poolkeeper sidecar`.
 
+mod operator;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use self::operator::OperatorArgs;
 use crate::sidecar::options::{HttpAddress, Options};
 use crate::sidecar::{self, RunError};
 use crate::telemetry::{self, LogFormat};
@@ -37,6 +40,8 @@ pub struct Args {
     /// error, warn, info, debug or trace, or directives as in warn,poolkeeper=debug; without it RUST_LOG, then info.
     #[arg(long, value_name = "LEVEL", env = "POOLKEEPER_LOG_LEVEL")]
     log_level: Option<String>,
+    #[command(flatten)]
+    operator: OperatorArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -54,6 +59,8 @@ Examples:
   DATABASE_URL=postgres://app:secret@db/orders poolkeeper sidecar
   poolkeeper sidecar --policy orders.yaml --secrets-dir secrets
   poolkeeper sidecar --policy /etc/poolkeeper --workers 2 --log-format json
+  poolkeeper sidecar --operator https://poolkeeper.poolkeeper-system:9443 --operator-ca ca.crt --token token \
+      --secrets-dir secrets --state-dir state    # as injection writes it into a pod
 
 See also: poolkeeper check --resolved orders.yaml";
 
@@ -71,8 +78,9 @@ pub fn run(args: Args) -> ExitCode {
         eprintln!("poolkeeper sidecar: {error}");
         return ExitCode::from(2);
     }
-    let Args { policy, secrets_dir, http, socket_only, workers, .. } = args;
-    match sidecar::run(&Options { policy, secrets_dir, http, socket_only, workers }) {
+    let Args { policy, secrets_dir, http, socket_only, operator, workers, .. } = args;
+    let operator = operator.options();
+    match sidecar::run(&Options { policy, secrets_dir, http, socket_only, workers, operator }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(RunError::Configuration(findings)) => {
             for finding in &findings {

@@ -465,5 +465,8 @@ fn clash(older: &Policy, newer: &Policy) -> Option<String> {
     (!all.is_empty()).then(|| format!("the older policy {} has its place on a pod: {}", older.key.name, all.join("; ")))
 }
 
+mod outlook;
 #[cfg(test)]
 mod tests;
+
+pub use outlook::{Outlook, Withheld};

@@ -9,6 +9,7 @@ pub mod election;
 pub mod facts;
 pub mod http;
 pub mod index;
+pub mod inject;
 pub mod keeper;
 pub mod leader;
 pub mod metrics;

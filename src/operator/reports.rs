@@ -6,37 +6,10 @@ use std::time::{Duration, Instant};
 
 use super::index::Key;
 use crate::api::schema;
-use crate::contract::{Hello, Numbers, PolicyReport, Report};
+use crate::contract::{BAND, Band, Hello, Numbers, PolicyReport, Report};
 
 /// For how long a sidecar that isn't heard from keeps its last state: reconnecting, or a leader that has just begun.
 pub const GRACE: Duration = Duration::from_secs(30);
-
-/// Utilisation below this many per cents is low; the band is a constant until there is tuning.
-pub const BAND_LOW: u32 = 60;
-/// Utilisation above this many per cents is high.
-pub const BAND_HIGH: u32 = 80;
-
-/// How busy a pool is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Band {
-    /// Below the band.
-    Below,
-    /// In it.
-    Within,
-    /// Above it.
-    Above,
-}
-
-impl Band {
-    /// Of that many per cents.
-    pub const fn of(percent: u32) -> Self {
-        match percent {
-            ..BAND_LOW => Self::Below,
-            BAND_LOW..=BAND_HIGH => Self::Within,
-            _ => Self::Above,
-        }
-    }
-}
 
 /// One sidecar.
 #[derive(Clone, Debug)]
@@ -169,7 +142,7 @@ type Busy = (Option<Band>, bool);
 /// A report without what changes all the time.
 fn class(report: &Report) -> (bool, Vec<(PolicyReport, Option<Busy>)>) {
     let of = |policy: &PolicyReport| {
-        let busy = policy.numbers.as_ref().map(|n| (n.utilization_percent().map(Band::of), n.waiting > 0));
+        let busy = policy.numbers.as_ref().map(|n| (n.band(), n.waiting > 0));
         (PolicyReport { numbers: None, ..policy.clone() }, busy)
     };
     (report.draining, report.policies.iter().map(of).collect())
@@ -190,7 +163,7 @@ pub fn line(numbers: &Numbers, generation: i64) -> String {
                 Band::Within => "within",
                 Band::Above => "above",
             };
-            format!("{in_use}/{limit} in use ({percent}%, {band} {BAND_LOW}-{BAND_HIGH}%)")
+            format!("{in_use}/{limit} in use ({percent}%, {band} {}-{}%)", BAND.start(), BAND.end())
         }
         _ => format!("{in_use} in use (no limit)"),
     };

@@ -10,10 +10,9 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::facts::{Fact, Progress};
 use super::index::{PolicyView, Standing};
-use super::reports::Band;
 use crate::api::conditions::{ACCEPTED, Finding, Holds, PROGRAMMED, READY, RESOLVED_REFS, Reason, condition};
 use crate::api::v1alpha1::{DbPoolPolicyStatus, PodsStatus, PoolStatus};
-use crate::contract::{HealthState, ReferenceState};
+use crate::contract::{Band, HealthState, ReferenceState};
 
 /// Numbers alone are written no more often than this.
 pub const NUMBERS: Duration = Duration::from_secs(30);

@@ -6,6 +6,9 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::link;
+use super::source::told::Place;
+
 /// What the sidecar is started with, from flags and environment.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -20,6 +23,21 @@ pub struct Options {
     pub socket_only: bool,
     /// Threads that serve clients.
     pub workers: NonZeroUsize,
+    /// The operator, whose policies come first of all.
+    pub operator: Option<Operator>,
+}
+
+/// What a sidecar that follows an operator is started with.
+#[derive(Clone, Debug)]
+pub struct Operator {
+    /// How the operator is reached.
+    pub link: link::Options,
+    /// Directory for the last good configuration.
+    pub state_dir: Option<PathBuf>,
+    /// File with the configuration that the pod was made with.
+    pub stamped: Option<PathBuf>,
+    /// Where clients are expected until a policy says where.
+    pub place: Place,
 }
 
 /// Where the HTTP endpoints are.

@@ -6,4 +6,6 @@
 mod support;
 
 mod cluster;
+mod columns;
+mod differential;
 mod policies;

@@ -12,18 +12,18 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 /// Policies of one namespace, as the API server is sent them: no type of ours stands between.
-struct Policies {
+pub struct Policies {
     client: Client,
     namespace: String,
 }
 
 impl Policies {
-    async fn new(server: &ApiServer, namespace: &str) -> Self {
+    pub async fn new(server: &ApiServer, namespace: &str) -> Self {
         Self { client: server.client().await, namespace: namespace.to_owned() }
     }
 
     /// Creates one; `dry` runs everything but the storing. The answer, or every cause of the refusal by its path.
-    async fn create(&self, policy: &Value, dry: bool) -> Result<Value, Vec<(String, String)>> {
+    pub async fn create(&self, policy: &Value, dry: bool) -> Result<Value, Vec<(String, String)>> {
         let mut policy = policy.clone();
         policy["metadata"]["namespace"] = self.namespace.as_str().into();
         for made_by_the_server in ["uid", "resourceVersion", "generation", "creationTimestamp"] {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
+use poolkeeper::contract::{ToOperator, ToSidecar};
 use serde_json::json;
 
 use super::talker::Talker;
@@ -139,12 +140,10 @@ async fn a_new_authority_reaches_those_who_are_there() {
     secrets.delete("poolkeeper-ca", &Default::default()).await.unwrap();
     let listening = async {
         loop {
-            if let Some(poolkeeper::contract::ToSidecar::Authorities { pem }) = sidecar.hear().await {
-                if pem != before {
-                    return pem;
-                }
+            match sidecar.hear().await {
+                Some(ToSidecar::Authorities { pem }) if pem != before => return pem,
+                _ => sidecar.say(&ToOperator::Ping).await,
             }
-            sidecar.say(&poolkeeper::contract::ToOperator::Ping).await;
         }
     };
     let pem = tokio::time::timeout(PATIENCE * 3, listening).await.expect("no new authority");

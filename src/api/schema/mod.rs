@@ -106,9 +106,12 @@ pub fn walk(value: Value) -> Walked {
         walk.unknown(&key, "", &fields.iter().map(|field| ((*field).to_owned(), Value::Null)).collect());
     }
     let spec = spec.unwrap_or_else(|| placeholder(spec_schema));
-    let repaired =
-        json!({ "apiVersion": api_version(), "kind": DbPoolPolicy::kind(&()), "metadata": metadata, "spec": spec });
-    Walked { problems: walk.problems, repaired, broken: walk.broken }
+    Walked { problems: walk.problems, repaired: document_of(metadata, spec), broken: walk.broken }
+}
+
+/// A whole document around a `spec`.
+pub fn document_of(metadata: Value, spec: Value) -> Value {
+    json!({ "apiVersion": api_version(), "kind": DbPoolPolicy::kind(&()), "metadata": metadata, "spec": spec })
 }
 
 /// The `apiVersion` of policies.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::resolve::resolve_value;
 
-fn policy(name: &str, created: i64, generation: i64, spec: Value) -> Policy {
+pub fn policy(name: &str, created: i64, generation: i64, spec: Value) -> Policy {
     let key = Key::new("shop", name);
     let document = json!({
         "apiVersion": "poolkeeper.dev/v1alpha1", "kind": "DbPoolPolicy",
@@ -17,7 +17,7 @@ fn policy(name: &str, created: i64, generation: i64, spec: Value) -> Policy {
     Policy { uid: format!("uid-{name}"), key, created, generation, selector, verdict }
 }
 
-fn spec(app: &str, database: &str, size: i32) -> Value {
+pub fn spec(app: &str, database: &str, size: i32) -> Value {
     json!({
         "selector": { "matchLabels": { "app": app } },
         "database": { "host": "db", "name": database, "credentials": { "secretName": "s" } },
@@ -25,7 +25,7 @@ fn spec(app: &str, database: &str, size: i32) -> Value {
     })
 }
 
-fn pod(name: &str, labels: &[(&str, &str)]) -> Pod {
+pub fn pod(name: &str, labels: &[(&str, &str)]) -> Pod {
     let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     Pod { key: Key::new("shop", name), uid: format!("uid-{name}"), labels, ..Pod::default() }
 }

@@ -1,0 +1,73 @@
+//! The namespace in which the tests' pods are made.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+
+use k8s_openapi::jiff::Timestamp;
+use poolkeeper::api::resolve::resolve_value;
+use poolkeeper::operator::index::{Assigned, Index, Key, Policy};
+use poolkeeper::operator::inject::{self, Ask, Resources, Settings, Verdict};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// A file of the repository.
+pub fn file(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The documents of a YAML text.
+pub fn documents(text: &str) -> Vec<Value> {
+    serde_yaml::Deserializer::from_str(text).map(|document| Value::deserialize(document).unwrap()).collect()
+}
+
+pub fn settings() -> Settings {
+    Settings {
+        image: "ghcr.io/poolkeeper/poolkeeper:0.1.0".into(),
+        image_pull_policy: "IfNotPresent".into(),
+        operator: "https://poolkeeper-stream.poolkeeper.svc:8443".into(),
+        ca: "-----BEGIN CERTIFICATE-----\n…\n-----END CERTIFICATE-----\n".into(),
+        http_port: 9432,
+        user: 65532,
+        resources: Resources::default(),
+        kubernetes: Some((1, 33)),
+    }
+}
+
+/// A policy as the operator's watch reads it.
+pub fn policy(object: &Value) -> Policy {
+    let text = |name: &str| object["metadata"][name].as_str().unwrap().to_owned();
+    let (key, uid) = (Key::new(text("namespace"), text("name")), text("uid"));
+    let generation = object["metadata"]["generation"].as_i64().unwrap();
+    let assigned = |resolved| Arc::new(Assigned::new(key.clone(), uid.clone(), generation, resolved));
+    Policy {
+        uid: uid.clone(),
+        created: text("creationTimestamp").parse::<Timestamp>().unwrap(),
+        generation,
+        selector: serde_json::from_value(object["spec"]["selector"].clone()).ok(),
+        verdict: resolve_value(object.clone()).map(assigned),
+        key: key.clone(),
+    }
+}
+
+/// The policies of `tests/inject/policies.yaml`.
+pub fn index() -> &'static Index {
+    static INDEX: LazyLock<Index> = LazyLock::new(read);
+    &INDEX
+}
+
+fn read() -> Index {
+    let mut index = Index::default();
+    for object in documents(&std::fs::read_to_string(file("tests/inject/policies.yaml")).unwrap()) {
+        index.apply_policy(policy(&object));
+    }
+    index.flush();
+    index
+}
+
+/// What becomes of a pod of namespace `shop`.
+pub fn inject_into(pod: &Value, namespace_asks: bool, settings: &Settings) -> Verdict {
+    let (index, labels) = (index(), inject::labels(pod));
+    let (policies, withheld) = (index.matching("shop", &labels), index.withheld("shop", &labels));
+    let ask = Ask { namespace: "shop", namespace_asks, policies: &policies, withheld: &withheld };
+    inject::inject(pod, &ask, settings)
+}
