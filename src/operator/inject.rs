@@ -27,6 +27,8 @@ mod stamp;
 mod volumes;
 mod warnings;
 
+pub use warnings::is_generated as is_generated_name;
+
 /// The sidecar's name among a pod's containers.
 pub const CONTAINER: &str = "poolkeeper";
 

@@ -20,9 +20,13 @@ pub mod reconcile;
 pub mod reports;
 mod run;
 pub mod selector;
+<<<<<<< HEAD
 pub mod state;
 pub mod status;
 pub mod stream;
 pub mod watch;
 
 pub use run::{RunError, run};
+=======
+pub mod webhook;
+>>>>>>> main

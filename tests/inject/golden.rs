@@ -11,7 +11,8 @@ use poolkeeper::operator::inject::{Settings, Verdict};
 use serde_json::{Value, json};
 
 use crate::pss;
-use crate::world::{documents, file, inject_into, settings};
+use crate::support::webhook::settings;
+use crate::world::{documents, file, inject_into};
 
 const SEPARATOR: &str = "\n---\n";
 

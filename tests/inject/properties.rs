@@ -9,7 +9,8 @@ use proptest::sample::select;
 use serde_json::{Map, Value, json};
 
 use crate::pss;
-use crate::world::{inject_into, settings};
+use crate::support::webhook::settings;
+use crate::world::inject_into;
 
 fn some(name: &'static str, value: impl Strategy<Value = Value> + 'static) -> BoxedStrategy<Value> {
     option::of(value).prop_map(move |value| value.map_or(json!({}), |value| json!({ name: value }))).boxed()

@@ -1,14 +1,14 @@
 //! The namespace in which the tests' pods are made.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
-use k8s_openapi::jiff::Timestamp;
-use poolkeeper::api::resolve::resolve_value;
-use poolkeeper::operator::index::{Assigned, Index, Key, Policy};
-use poolkeeper::operator::inject::{self, Ask, Resources, Settings, Verdict};
+use poolkeeper::operator::index::Index;
+use poolkeeper::operator::inject::{self, Ask, Settings, Verdict};
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::support::webhook::policy;
 
 /// A file of the repository.
 pub fn file(path: &str) -> PathBuf {
@@ -20,19 +20,12 @@ pub fn documents(text: &str) -> Vec<Value> {
     serde_yaml::Deserializer::from_str(text).map(|document| Value::deserialize(document).unwrap()).collect()
 }
 
-pub fn settings() -> Settings {
-    Settings {
-        image: "ghcr.io/poolkeeper/poolkeeper:0.1.0".into(),
-        image_pull_policy: "IfNotPresent".into(),
-        operator: "https://poolkeeper-stream.poolkeeper.svc:8443".into(),
-        ca: "-----BEGIN CERTIFICATE-----\n…\n-----END CERTIFICATE-----\n".into(),
-        http_port: 9432,
-        user: 65532,
-        resources: Resources::default(),
-        kubernetes: Some((1, 33)),
-    }
+/// The documents of `tests/inject/policies.yaml`.
+pub fn policies() -> Vec<Value> {
+    documents(&std::fs::read_to_string(file("tests/inject/policies.yaml")).unwrap())
 }
 
+<<<<<<< HEAD
 /// A policy as the operator's watch reads it.
 pub fn policy(object: &Value) -> Policy {
     let text = |name: &str| object["metadata"][name].as_str().unwrap().to_owned();
@@ -50,18 +43,17 @@ pub fn policy(object: &Value) -> Policy {
 }
 
 /// The policies of `tests/inject/policies.yaml`.
+=======
+/// The same, settled.
+>>>>>>> main
 pub fn index() -> &'static Index {
-    static INDEX: LazyLock<Index> = LazyLock::new(read);
+    static INDEX: LazyLock<Index> = LazyLock::new(|| {
+        let mut index = Index::default();
+        policies().iter().for_each(|object| index.apply_policy(policy(object)));
+        index.flush();
+        index
+    });
     &INDEX
-}
-
-fn read() -> Index {
-    let mut index = Index::default();
-    for object in documents(&std::fs::read_to_string(file("tests/inject/policies.yaml")).unwrap()) {
-        index.apply_policy(policy(&object));
-    }
-    index.flush();
-    index
 }
 
 /// What becomes of a pod of namespace `shop`.
