@@ -20,13 +20,10 @@ pub mod reconcile;
 pub mod reports;
 mod run;
 pub mod selector;
-<<<<<<< HEAD
 pub mod state;
 pub mod status;
 pub mod stream;
 pub mod watch;
+pub mod webhook;
 
 pub use run::{RunError, run};
-=======
-pub mod webhook;
->>>>>>> main

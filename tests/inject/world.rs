@@ -25,27 +25,7 @@ pub fn policies() -> Vec<Value> {
     documents(&std::fs::read_to_string(file("tests/inject/policies.yaml")).unwrap())
 }
 
-<<<<<<< HEAD
-/// A policy as the operator's watch reads it.
-pub fn policy(object: &Value) -> Policy {
-    let text = |name: &str| object["metadata"][name].as_str().unwrap().to_owned();
-    let (key, uid) = (Key::new(text("namespace"), text("name")), text("uid"));
-    let generation = object["metadata"]["generation"].as_i64().unwrap();
-    let assigned = |resolved| Arc::new(Assigned::new(key.clone(), uid.clone(), generation, resolved));
-    Policy {
-        uid: uid.clone(),
-        created: text("creationTimestamp").parse::<Timestamp>().unwrap(),
-        generation,
-        selector: serde_json::from_value(object["spec"]["selector"].clone()).ok(),
-        verdict: resolve_value(object.clone()).map(assigned),
-        key: key.clone(),
-    }
-}
-
-/// The policies of `tests/inject/policies.yaml`.
-=======
 /// The same, settled.
->>>>>>> main
 pub fn index() -> &'static Index {
     static INDEX: LazyLock<Index> = LazyLock::new(|| {
         let mut index = Index::default();
