@@ -6,13 +6,15 @@
 use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Pod as KubePod;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::utils::ResetTimerBackoff;
+use kube::runtime::watcher::{self, Event, ExponentialBackoff, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -25,6 +27,13 @@ use super::state::State;
 use crate::api::annotations::{INJECTED, POOL_CONFIGURED, POOL_HEALTHY};
 use crate::api::resolve::resolve_value;
 use crate::api::v1alpha1::{DbPoolPolicy, DbPoolPolicyStatus};
+
+/// After the first failure; doubled with each.
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+/// At most.
+const LAST_RETRY: Duration = Duration::from_secs(5);
+/// A watch that held so long was a good one: the next failure is a first.
+const LASTED: Duration = Duration::from_secs(30);
 
 /// One kind of object that is watched.
 trait Watched: Clone + std::fmt::Debug + DeserializeOwned + Send + 'static {
@@ -55,7 +64,9 @@ async fn run<K: Watched>(
     synced: &watch::Sender<bool>,
     stop: &CancellationToken,
 ) {
-    let mut events = pin!(events.default_backoff());
+    // A handful of watches in all: what is the API server's own pace after an outage is ours, too.
+    let backoff = ExponentialBackoff::new(FIRST_RETRY, LAST_RETRY, 2.0, true);
+    let mut events = pin!(events.backoff(ResetTimerBackoff::new(backoff, LASTED)));
     let mut listed = None;
     loop {
         let event = tokio::select! {
