@@ -8,4 +8,5 @@ mod support;
 mod cluster;
 mod columns;
 mod differential;
+mod inject;
 mod policies;
