@@ -18,6 +18,7 @@ use crate::pg::cancel::Limiter;
 use crate::pg::connect::{self, ConnectError};
 use crate::pg::error::SqlState;
 use crate::pg::exchange::Exchange;
+
 use crate::pg::session::prepared::Cache;
 use crate::pg::session::server::{Parameters, Session};
 use crate::pg::startup::StartupSet;
@@ -148,13 +149,14 @@ struct Name {
 #[derive(Debug)]
 pub struct PgBackend {
     settings: RwLock<Arc<Settings>>,
-    buffers: buffer::Pool,
     cancels: Limiter,
     errors: ConnectErrors,
     /// What the newest client started with: servers that are opened for nobody in particular are opened like this.
     usual: RwLock<StartupSet>,
     /// Where the host's name leads now, when that was asked.
     names: RwLock<Option<Name>>,
+    /// It was asked at any time: the path of a query takes no lock where the host is an address.
+    has_names: AtomicBool,
     /// A login has worked since the last change of target.
     has_connected: AtomicBool,
     /// The server refused `client_connection_check_interval` (decision 2); not asked again in this generation.
@@ -168,11 +170,11 @@ impl PgBackend {
     pub fn new(settings: Arc<Settings>) -> Self {
         Self {
             settings: RwLock::new(settings),
-            buffers: buffer::Pool::default(),
             cancels: Limiter::default(),
             errors: ConnectErrors::default(),
             usual: RwLock::new(StartupSet::new::<&str, &str>([])),
             names: RwLock::new(None),
+            has_names: AtomicBool::new(false),
             has_connected: AtomicBool::new(false),
             bare_login: AtomicBool::new(false),
             catalog: Arc::default(),
@@ -202,11 +204,6 @@ impl PgBackend {
         replace
     }
 
-    /// The free lists for servers' buffers.
-    pub fn buffers(&self) -> &buffer::Pool {
-        &self.buffers
-    }
-
     /// Bounds the cancel requests under way.
     pub fn cancels(&self) -> &Limiter {
         &self.cancels
@@ -225,11 +222,15 @@ impl PgBackend {
             let Ok(addresses) = connect::resolve(&database.host, database.port).await else { continue };
             let name = Name { host: database.host.clone(), addresses };
             *self.names.write().unwrap_or_else(PoisonError::into_inner) = Some(name);
+            self.has_names.store(true, Ordering::Release);
         }
     }
 
     /// Whether the name that led to this server leads elsewhere now.
     fn has_moved(&self, conn: &PgConn) -> bool {
+        if !self.has_names.load(Ordering::Acquire) {
+            return false;
+        }
         let connect::Addr::Tcp { socket, .. } = &conn.cancel.addr else { return false };
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
         names.as_ref().is_some_and(|name| *name.host == *conn.host && !name.addresses.contains(socket))
@@ -273,8 +274,8 @@ impl PgBackend {
             stream: session.stream,
             exchange: Exchange::default(),
             cache: Cache::new(policy.prepared_statements as usize),
-            session: Session::new(Arc::default()),
-            input: Buffer::holding(&session.leftover, &self.buffers),
+            session: Session::default(),
+            input: Buffer::holding(&session.leftover),
             egress: Egress::seen_by(Witness::new(Arc::clone(&self.catalog))),
             to_client: Outgoing::default(),
             to_server: Outgoing::default(),
@@ -336,7 +337,7 @@ impl Backend for PgBackend {
 
     async fn ping(&self, conn: &mut Box<PgConn>) -> Result<(), PingError<ConnectError>> {
         // An empty query: parsed by nobody, answered by EmptyQueryResponse.
-        match tokio::time::timeout(QUICK, conn.simple("", &self.buffers)).await {
+        match tokio::time::timeout(QUICK, conn.simple("")).await {
             Ok(Ok(answer)) if answer.status == b'I' => Ok(()),
             _ => Err(PingError::Disconnected),
         }
@@ -348,12 +349,10 @@ impl Backend for PgBackend {
         }
         let mut cx = Context::from_waker(Waker::noop());
         loop {
-            match conn.stream.poll_readable(&mut cx) {
-                Poll::Pending => return conn.hear_unasked(),
-                Poll::Ready(Err(_)) => return Err(CloseReason::Disconnected),
-                Poll::Ready(Ok(())) => {}
+            if !conn.stream.seems_readable() {
+                return conn.hear_unasked();
             }
-            let read = conn.stream.poll_read(&mut cx, conn.input.space(&self.buffers, buffer::SMALL));
+            let read = conn.stream.poll_read(&mut cx, conn.input.space(buffer::SMALL));
             let heard = match read {
                 Poll::Ready(Ok(n)) if n > 0 => {
                     conn.input.filled(n);
@@ -362,7 +361,7 @@ impl Backend for PgBackend {
                 Poll::Ready(_) => Err(CloseReason::Disconnected),
                 Poll::Pending => conn.hear_unasked().map(|()| true),
             };
-            conn.input.rest(&self.buffers);
+            conn.input.rest();
             if heard? {
                 return Ok(());
             }
@@ -393,7 +392,7 @@ impl PgBackend {
         if !conn.was_primary() {
             return false;
         }
-        let asked = conn.simple("SELECT pg_catalog.pg_is_in_recovery()", &self.buffers);
+        let asked = conn.simple("SELECT pg_catalog.pg_is_in_recovery()");
         match tokio::time::timeout(QUICK, asked).await {
             Ok(Ok(answer)) => answer.value.as_deref() != Some(b"f"),
             _ => true,
@@ -407,7 +406,7 @@ impl PgBackend {
     pub async fn reset(&self, conn: &mut Box<PgConn>, sql: &str) -> Result<(), ()> {
         // What comes back here is what a client has set.
         let parameters = conn.parameters.clone();
-        let done = tokio::time::timeout(QUICK, conn.simple(sql, &self.buffers)).await;
+        let done = tokio::time::timeout(QUICK, conn.simple(sql)).await;
         conn.parameters = parameters;
         match done {
             Ok(Ok(answer)) if answer.status == b'I' && !answer.failed => Ok(()),

@@ -193,9 +193,14 @@ pub struct Registered {
 }
 
 impl Registered {
+    /// Whether this task is the one that [`Client::signal`] wakes.
+    pub fn is_registered(&self, waker: &Waker) -> bool {
+        self.waker.as_ref().is_some_and(|known| known.will_wake(waker))
+    }
+
     /// Has [`Client::signal`] wake this task. Cheap when it is the same as before, as it nearly always is.
     pub fn register(&mut self, waker: &Waker) {
-        if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+        if !self.is_registered(waker) {
             self.waker = Some(waker.clone());
             *lock(&self.client.waker) = Some(waker.clone());
         }

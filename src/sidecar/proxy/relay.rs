@@ -58,8 +58,6 @@ pub struct Relay<'a> {
     pub database: &'a Database,
     /// All databases and clients.
     pub registered: &'a Arc<Registered>,
-    /// Memory for bytes in flight.
-    pub buffers: &'a buffer::Pool,
     /// Told whenever the server is heard.
     pub health: Option<&'a Health>,
     /// The time of this poll, once somebody has asked for it.
@@ -114,12 +112,12 @@ impl Relay<'_> {
         let quiet = self.server.exchange.is_quiet();
         self.client.shared.set_activity(if quiet { Activity::Holding } else { Activity::Active });
         if quiet {
-            self.client.input.rest(self.buffers);
+            self.client.input.rest();
             // Only a client that keeps its server (Session mode, a pin) can be idle here.
             let idle = self.server.exchange.is_free().then(|| self.now());
             self.client.shared.set_idle(idle);
         }
-        self.server.input.rest(self.buffers);
+        self.server.input.rest();
         Poll::Pending
     }
 
@@ -171,7 +169,7 @@ impl Relay<'_> {
         let conn: &mut PgConn = self.server;
         let Poll::Ready(readable) = conn.stream.poll_readable(cx) else { return Ok(false) };
         readable.map_err(|_| End::ServerGone)?;
-        match conn.stream.poll_read(cx, conn.input.space(self.buffers, buffer::LARGE)) {
+        match conn.stream.poll_read(cx, conn.input.space(buffer::LARGE)) {
             Poll::Ready(Ok(n)) if n > 0 => {
                 conn.input.filled(n);
                 self.rules.stats.server_bytes.add(n as u64);
@@ -309,7 +307,7 @@ impl Relay<'_> {
             // What has come waits already, and its memory is bounded.
             return Ok(false);
         }
-        match self.client.poll_read(cx, self.buffers, self.rules.max_buffered.max(buffer::SMALL)) {
+        match self.client.poll_read(cx, self.rules.max_buffered.max(buffer::SMALL)) {
             Poll::Ready(Ok(n)) if n > 0 => Ok(true),
             Poll::Ready(_) => Err(End::Left),
             Poll::Pending => Ok(false),
