@@ -1,12 +1,11 @@
 //! PostgreSQL as a pool's backend: opens, pings, looks at, and closes servers.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::catalog::{Catalog, Witness};
@@ -25,8 +24,11 @@ use crate::pg::startup::StartupSet;
 use crate::pg::stream::Stream;
 use crate::pool::{Backend, CloseOutcome, CloseReason, PingError, Replace};
 
+mod cancel;
 pub mod rows;
 mod simple;
+
+pub use self::cancel::{CancelTarget, Held, Targets};
 
 /// A ping and a reset must end within this time, or the server is closed.
 const QUICK: Duration = Duration::from_secs(5);
@@ -80,64 +82,6 @@ impl PgConn {
     }
 }
 
-/// Where a cancel request for one server goes, and how many are under way.
-#[derive(Debug)]
-pub struct CancelTarget {
-    addr: connect::Addr,
-    pid: i32,
-    key: Vec<u8>,
-    under_way: AtomicU32,
-    ended: Notify,
-}
-
-/// Cancel requests under way for one server: one is enough, a second covers a statement that began meanwhile.
-const CANCELS_PER_SERVER: u32 = 2;
-
-impl CancelTarget {
-    /// Counts a cancel request that is about to be sent. False if there is no key to send (wire-cases 6) or if
-    /// enough are under way (wire-cases 4).
-    pub fn begin(&self) -> bool {
-        let one_more = |n: u32| (n < CANCELS_PER_SERVER).then_some(n + 1);
-        !self.key.is_empty() && self.under_way.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_ok()
-    }
-
-    /// Sends a cancel request that [`CancelTarget::begin`] has counted.
-    pub async fn send(self: Arc<Self>, limiter: &Limiter) {
-        // Armed before the first await: however this ends, the server must become lendable again.
-        let sent = Sent(Arc::clone(&self));
-        let _permit = limiter.acquire().await;
-        if let Err(error) = connect::cancel(&self.addr, self.pid, &self.key, QUICK).await {
-            tracing::warn!(pid = self.pid, %error, "a cancel request did not reach the server");
-        }
-        drop(sent);
-    }
-
-    /// Whether no cancel request is under way: a statement of the next client can't be hit.
-    pub fn is_settled(&self) -> bool {
-        self.under_way.load(Ordering::Acquire) == 0
-    }
-
-    /// Waits until no cancel request is under way.
-    pub async fn settled(&self) {
-        loop {
-            let ended = self.ended.notified();
-            if self.is_settled() {
-                return;
-            }
-            ended.await;
-        }
-    }
-}
-
-struct Sent(Arc<CancelTarget>);
-
-impl Drop for Sent {
-    fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::AcqRel);
-        self.0.ended.notify_waiters();
-    }
-}
-
 /// A host name and its addresses.
 #[derive(Debug)]
 struct Name {
@@ -150,6 +94,7 @@ struct Name {
 pub struct PgBackend {
     settings: RwLock<Arc<Settings>>,
     cancels: Limiter,
+    targets: Arc<Targets>,
     errors: ConnectErrors,
     /// What the newest client started with: servers that are opened for nobody in particular are opened like this.
     usual: RwLock<StartupSet>,
@@ -171,6 +116,7 @@ impl PgBackend {
         Self {
             settings: RwLock::new(settings),
             cancels: Limiter::default(),
+            targets: Arc::default(),
             errors: ConnectErrors::default(),
             usual: RwLock::new(StartupSet::new::<&str, &str>([])),
             names: RwLock::new(None),
@@ -202,6 +148,11 @@ impl PgBackend {
         }
         *settings = new;
         replace
+    }
+
+    /// The servers that cancel requests may be for.
+    pub fn targets(&self) -> &Arc<Targets> {
+        &self.targets
     }
 
     /// Bounds the cancel requests under way.
@@ -279,13 +230,7 @@ impl PgBackend {
             egress: Egress::seen_by(Witness::new(Arc::clone(&self.catalog))),
             to_client: Outgoing::default(),
             to_server: Outgoing::default(),
-            cancel: Arc::new(CancelTarget {
-                addr: session.addr,
-                pid: session.pid,
-                key: session.key,
-                under_way: AtomicU32::new(0),
-                ended: Notify::new(),
-            }),
+            cancel: self.targets.add(session.addr, session.pid, session.key),
             parameters: Parameters::new(session.parameters),
             host: policy.database.host.as_str().into(),
         }))

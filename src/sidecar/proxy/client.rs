@@ -94,7 +94,12 @@ impl Client {
     }
 
     /// Writes what [`Client::say`] has added.
+    #[inline]
     pub fn poll_say(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.out.is_empty() && !self.stream.is_tls() { Poll::Ready(Ok(())) } else { self.poll_say_on(cx) }
+    }
+
+    fn poll_say_on(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.out.len() {
             match ready!(self.stream.poll_write(cx, &self.out[self.sent..]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),

@@ -310,6 +310,7 @@ impl Serving {
             if !unwritten.is_empty() {
                 self.client.say(|out| out.extend_from_slice(&unwritten));
             }
+            lease.input.rest();
             let mine = &mut self.client.ingress.mine;
             let catalog = &self.database.catalog;
             let mut used = mine.used(self.care, catalog.is_quiet());
@@ -380,6 +381,7 @@ impl Serving {
             since: None,
             taken: 0,
             used: false,
+            woken: false,
             entered: false,
             auditing: false,
             tries: 0,
@@ -455,6 +457,7 @@ impl Serving {
             database: database.alias.clone(),
             application: login.set.get("application_name").unwrap_or_default().to_owned(),
             peer: login.peer,
+            targets: Arc::clone(database.backend.targets()),
         };
         let clients: &Arc<Clients> = &worker.registered.clients;
         let shared = clients.add(new, key, Instant::now());

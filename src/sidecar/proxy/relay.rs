@@ -76,6 +76,8 @@ pub struct Relay<'a> {
     pub most_bound: u32,
     /// Something was taken from the client since it got this server.
     pub used: bool,
+    /// The task was woken, and the server has not been looked at since.
+    pub woken: bool,
     /// Length of the client's buffer when its next message turned out to be incomplete.
     pub stuck: usize,
     /// The client has said goodbye: nothing more is read of it, and it gets what it is owed.
@@ -94,6 +96,7 @@ impl Relay<'_> {
         let polled = self.poll_both(cx);
         if polled.is_pending() {
             self.now = None;
+            self.woken = true;
         }
         polled
     }
@@ -167,8 +170,11 @@ impl Relay<'_> {
     /// Reads once of the server, and deals with what came. False if nothing did.
     fn hear(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let conn: &mut PgConn = self.server;
-        let Poll::Ready(readable) = conn.stream.poll_readable(cx) else { return Ok(false) };
-        readable.map_err(|_| End::ServerGone)?;
+        // When the task was woken there is nearly always something: not worth asking first.
+        if !std::mem::take(&mut self.woken) {
+            let Poll::Ready(readable) = conn.stream.poll_readable(cx) else { return Ok(false) };
+            readable.map_err(|_| End::ServerGone)?;
+        }
         match conn.stream.poll_read(cx, conn.input.space(buffer::LARGE)) {
             Poll::Ready(Ok(n)) if n > 0 => {
                 conn.input.filled(n);
@@ -228,7 +234,7 @@ impl Relay<'_> {
     /// From now on a cancel request reaches the server; one that came while it was being made ready does now.
     fn hold_server(&mut self) {
         let target = &self.server.cancel;
-        self.client.shared.hold(Arc::clone(target));
+        self.client.shared.hold(target);
         if self.client.shared.signals() & signal::CANCEL != 0 {
             self.client.shared.clear(signal::CANCEL);
             if target.begin() {
@@ -340,7 +346,7 @@ impl Relay<'_> {
             return Err(End::Unready("its session carries what nothing undoes".into()));
         }
         if first && !turn.server.exchange.is_being_readied() {
-            self.client.shared.hold(Arc::clone(&conn.cancel));
+            self.client.shared.hold(&conn.cancel);
         }
         if !first && self.client.ingress.is_between_messages() {
             self.client.ingress.rename(&mut turn);
