@@ -157,8 +157,9 @@ impl Relay<'_> {
             if conn.egress.fatal && conn.input.is_empty() {
                 return Err(End::ServerGone);
             }
-            if moved && self.is_done() {
-                return Ok(true);
+            if moved && !self.leaving && self.is_done() {
+                self.client.input.consume(std::mem::take(&mut self.taken));
+                return Err(End::Free);
             }
             if !self.hear(cx)? {
                 return Ok(moved);
