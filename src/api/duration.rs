@@ -183,8 +183,14 @@ impl Bounds {
     pub fn rule(&self) -> Rule {
         let range = format!("duration(self) >= duration('{}') && duration(self) <= duration('{}')", self.min, self.max);
         let rule = if self.zero { format!("duration(self) == duration('0s') || ({range})") } else { range };
-        Rule::new(rule).message(format!("must be {self}").as_str())
+        // CEL forgets the error of one side of || when the other is true: what is no duration is refused once, by its pattern.
+        Rule::new(format!("{rule} || {}", no_duration("self"))).message(format!("must be {self}").as_str())
     }
+}
+
+/// A CEL expression: `text` is no duration, which its pattern refuses.
+pub(super) fn no_duration(text: &str) -> String {
+    format!("!{text}.matches(r'{PATTERN}')")
 }
 
 impl fmt::Display for Bounds {

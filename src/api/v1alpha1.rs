@@ -14,6 +14,10 @@ use super::cel;
 use super::duration::{Bounds, Duration};
 use super::percent::Percent;
 
+mod status;
+
+pub use status::{DbPoolPolicyStatus, PodsStatus, PoolStatus};
+
 /// What a Secret's name looks like (RFC 1123 subdomain); it is also a directory below `--secrets-dir`.
 pub(super) const SECRET_NAME: &str = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
 
@@ -37,9 +41,15 @@ pub(super) const DIRECTORY: &str = r"^(/.*)?$";
     namespaced,
     derive = "PartialEq",
     doc = "How the connections to one PostgreSQL database are pooled.",
-    printcolumn = r#"{"name":"Database","type":"string","jsonPath":".spec.database.name"}"#,
-    printcolumn = r#"{"name":"Preset","type":"string","jsonPath":".spec.preset"}"#,
-    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+    status = "DbPoolPolicyStatus",
+    printcolumn = r#"{"name":"Accepted","type":"string","jsonPath":".status.conditions[?(@.type==\"Accepted\")].status"}"#,
+    printcolumn = r#"{"name":"Programmed","type":"string","jsonPath":".status.conditions[?(@.type==\"Programmed\")].status"}"#,
+    printcolumn = r#"{"name":"Pods","type":"string","jsonPath":".status.pods.summary"}"#,
+    printcolumn = r#"{"name":"Size","type":"integer","jsonPath":".status.pool.size"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"InUse","type":"integer","jsonPath":".status.pool.inUse","priority":1}"#,
+    printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].message","priority":1}"#
 )]
 #[x_kube(validation = cel::min_idle())]
 #[serde(rename_all = "camelCase")]

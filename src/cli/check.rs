@@ -89,7 +89,7 @@ impl Report {
         }
         let found = &self.policies[policies..];
         let conflicts = resolve::conflicts(&found.iter().map(|(_, policy)| policy).collect::<Vec<_>>());
-        let finding = |(index, problem): (usize, Problem)| Finding { file: found[index].0.clone(), problem };
+        let finding = |(index, problem): (usize, Problem)| Finding::new(&found[index].0, problem);
         let conflicts: Vec<Finding> = conflicts.into_iter().map(finding).collect();
         self.findings.extend(conflicts);
         self.findings[findings..].sort();
@@ -103,7 +103,7 @@ impl Report {
         };
         if files.is_empty() {
             let problem = Problem::new("", "holds no file that ends in .yaml, .yml or .json");
-            self.findings.push(Finding { file: path.display().to_string(), problem });
+            self.findings.push(Finding::new(path.display().to_string(), problem));
         }
         for file in files {
             match files::read(&file, MAX_BYTES).map(String::from_utf8) {
@@ -119,7 +119,7 @@ impl Report {
             match policy {
                 Ok(policy) => self.policies.push((file, policy)),
                 Err(problems) => {
-                    self.findings.extend(problems.into_iter().map(|problem| Finding { file: file.clone(), problem }));
+                    self.findings.extend(problems.into_iter().map(|problem| Finding::new(&file, problem)));
                 }
             }
         }

@@ -36,7 +36,7 @@ Start here:
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Sidecar(sidecar::Args),
+    Sidecar(Box<sidecar::Args>),
     Check(check::Args),
     Status(status::Args),
     /// Print the CustomResourceDefinition of DbPoolPolicy, for kubectl apply -f -.
@@ -60,7 +60,7 @@ enum Command {
 /// Parses the arguments and runs the command.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Sidecar(args) => sidecar::run(args),
+        Command::Sidecar(args) => sidecar::run(*args),
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Crd => print(&crd_yaml()),

@@ -1,11 +1,13 @@
 //! `poolkeeper sidecar`.
 
-use std::net::SocketAddr;
+mod operator;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::sidecar::options::Options;
+use self::operator::OperatorArgs;
+use crate::sidecar::options::{HttpAddress, Options};
 use crate::sidecar::{self, RunError};
 use crate::telemetry::{self, LogFormat};
 
@@ -23,9 +25,12 @@ pub struct Args {
     /// Directory with one directory per Secret: DIR/NAME/username, password, ca.crt, tls.crt, tls.key; watched.
     #[arg(long, value_name = "DIR", env = "POOLKEEPER_SECRETS_DIR")]
     secrets_dir: Option<PathBuf>,
-    /// Address of the HTTP endpoints: /livez /readyz /startupz /status /metrics /api/health.
+    /// Address of the HTTP endpoints, or the path of a unix socket for them: /livez /readyz /startupz /status /metrics /api/health.
     #[arg(long, value_name = "ADDR", env = "POOLKEEPER_HTTP", default_value = "127.0.0.1:9432")]
-    http: SocketAddr,
+    http: HttpAddress,
+    /// Serve clients on the unix sockets alone, whatever listen.port says; for pods in their node's network.
+    #[arg(long, env = "POOLKEEPER_SOCKET_ONLY")]
+    socket_only: bool,
     /// Threads that serve clients; one is enough for most databases.
     #[arg(long, value_name = "N", env = "POOLKEEPER_WORKERS", default_value = "1", value_parser = workers)]
     workers: NonZeroUsize,
@@ -35,6 +40,8 @@ pub struct Args {
     /// error, warn, info, debug or trace, or directives as in warn,poolkeeper=debug; without it RUST_LOG, then info.
     #[arg(long, value_name = "LEVEL", env = "POOLKEEPER_LOG_LEVEL")]
     log_level: Option<String>,
+    #[command(flatten)]
+    operator: OperatorArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -52,6 +59,8 @@ Examples:
   DATABASE_URL=postgres://app:secret@db/orders poolkeeper sidecar
   poolkeeper sidecar --policy orders.yaml --secrets-dir secrets
   poolkeeper sidecar --policy /etc/poolkeeper --workers 2 --log-format json
+  poolkeeper sidecar --operator https://poolkeeper.poolkeeper-system:9443 --operator-ca ca.crt --token token \
+      --secrets-dir secrets --state-dir state    # as injection writes it into a pod
 
 See also: poolkeeper check --resolved orders.yaml";
 
@@ -69,8 +78,9 @@ pub fn run(args: Args) -> ExitCode {
         eprintln!("poolkeeper sidecar: {error}");
         return ExitCode::from(2);
     }
-    let Args { policy, secrets_dir, http, workers, .. } = args;
-    match sidecar::run(&Options { policy, secrets_dir, http, workers }) {
+    let Args { policy, secrets_dir, http, socket_only, operator, workers, .. } = args;
+    let operator = operator.options();
+    match sidecar::run(&Options { policy, secrets_dir, http, socket_only, workers, operator }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(RunError::Configuration(findings)) => {
             for finding in &findings {

@@ -1,19 +1,15 @@
 //! `poolkeeper status`: the running sidecar's pools and clients.
 
 use std::collections::HashMap;
-use std::io::{self, IsTerminal, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use crate::sidecar::status::Status;
 
+mod ask;
 mod table;
 
-/// Longest wait for the sidecar.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Longest answer that is read.
-const LONGEST: u64 = 256 << 20;
 /// Time between two looks with `--watch`.
 const BEAT: Duration = Duration::from_secs(1);
 /// Clients shown with `--watch`, so that a screen holds them.
@@ -25,7 +21,7 @@ const CLIENTS_WATCHED: usize = 20;
 /// that may exist; WAIT P99 is how long 99 of 100 requests waited at most for a connection, since the start.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// Where the sidecar's HTTP listens.
+    /// Where the sidecar's HTTP listens: an address, or the path of a unix socket.
     #[arg(long, value_name = "ADDR", env = "POOLKEEPER_HTTP", default_value = "127.0.0.1:9432")]
     pub http: String,
     /// Look again each second until interrupted.
@@ -34,6 +30,30 @@ pub struct Args {
     /// How to print it.
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
     pub output: Output,
+    /// Ask one question, print the answer's line, and fail if it is no: for probes by command.
+    #[arg(long, value_enum, value_name = "WHAT", conflicts_with_all = ["watch", "output"])]
+    pub probe: Option<Probe>,
+}
+
+/// A question of a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Probe {
+    /// Are the listeners bound? (/startupz)
+    Started,
+    /// Is the policy's rule of readiness met? (/readyz)
+    Ready,
+    /// Does the loop that serves clients turn? (/livez)
+    Live,
+}
+
+impl Probe {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Started => "/startupz",
+            Self::Ready => "/readyz",
+            Self::Live => "/livez",
+        }
+    }
 }
 
 /// How to print it.
@@ -47,8 +67,14 @@ pub enum Output {
 
 /// Runs the command.
 pub fn run(args: &Args) -> ExitCode {
-    match watch(args, &mut io::stdout().lock()) {
-        Ok(()) => ExitCode::SUCCESS,
+    let out = &mut io::stdout().lock();
+    let done = match args.probe {
+        Some(probe) => ask_once(args, probe, out),
+        None => watch(args, out).map(|()| true),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         // Whoever reads (head, less) has seen enough.
         Err(Failure::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
@@ -71,11 +97,22 @@ enum Failure {
     Print(#[from] io::Error),
 }
 
+/// Whether the answer is yes.
+fn ask_once(args: &Args, probe: Probe, out: &mut impl Write) -> Result<bool, Failure> {
+    let answer = ask::get(&args.http, probe.path())?;
+    writeln!(out, "{}", crate::telemetry::escape(answer.text().trim_end()))?;
+    match answer.code {
+        200 => Ok(true),
+        503 => Ok(false),
+        _ => Err(answer.stranger(&args.http)),
+    }
+}
+
 fn watch(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
     let screen = args.watch && args.output == Output::Table && io::stdout().is_terminal();
     let mut rates = Rates::default();
     loop {
-        let body = get(&args.http, "/status");
+        let body = ask::get(&args.http, "/status").and_then(|answer| answer.good(&args.http));
         let text = match (body, args.output) {
             (Ok(body), Output::Json) => json(&args.http, &body, args.watch)?,
             (Ok(body), Output::Table) => {
@@ -139,41 +176,6 @@ impl Rates {
             Some((name, done as f64 / seconds))
         };
         totals.into_iter().filter_map(rate).collect()
-    }
-}
-
-/// The body of a GET, by HTTP/1.0: the answer ends where the connection ends.
-fn get(address: &str, path: &str) -> Result<Vec<u8>, Failure> {
-    let address = address.trim_start_matches("http://").trim_end_matches('/');
-    let nobody = |error: io::Error| Failure::Nobody { address: address.into(), error };
-    let resolved = address.to_socket_addrs().map_err(|_| Failure::Address(address.into()))?;
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for candidate in resolved {
-        match TcpStream::connect_timeout(&candidate, PATIENCE).and_then(|stream| exchange(stream, address, path)) {
-            Ok(answer) => return body(address, &answer),
-            Err(error) => last = error,
-        }
-    }
-    Err(nobody(last))
-}
-
-fn exchange(mut stream: TcpStream, host: &str, path: &str) -> io::Result<Vec<u8>> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    // One write: a server that answers after the first piece and closes would break the pipe under the next.
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes())?;
-    let mut answer = Vec::new();
-    stream.take(LONGEST).read_to_end(&mut answer)?;
-    Ok(answer)
-}
-
-fn body(address: &str, answer: &[u8]) -> Result<Vec<u8>, Failure> {
-    let stranger = |what: &str| Failure::Stranger(address.into(), crate::telemetry::escape(what));
-    let head = answer.windows(4).position(|four| four == b"\r\n\r\n").ok_or_else(|| stranger("no HTTP"))?;
-    let line = String::from_utf8_lossy(answer[..head].split(|b| *b == b'\r').next().unwrap_or_default());
-    match line.split(' ').nth(1) {
-        Some("200") if line.starts_with("HTTP/1.") => Ok(answer[head + 4..].to_vec()),
-        _ => Err(stranger(&line.chars().take(100).collect::<String>())),
     }
 }
 

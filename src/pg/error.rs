@@ -43,6 +43,8 @@ states! {
     QUERY_CANCELED = b"57014";
     /// The connection was ended on purpose (admin_shutdown).
     ADMIN_SHUTDOWN = b"57P01";
+    /// Nothing is served yet (cannot_connect_now).
+    CANNOT_CONNECT_NOW = b"57P03";
     /// The client was silent for longer than allowed (idle_session_timeout).
     IDLE_SESSION_TIMEOUT = b"57P05";
     /// A fault of the program (internal_error).

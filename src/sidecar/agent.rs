@@ -19,13 +19,20 @@ pub struct Agent {
     salt: Salt,
     workers: usize,
     version: u64,
+    /// Counts what was applied, for those who wait for it.
+    applied: watch::Sender<u64>,
     stop: CancellationToken,
 }
 
 impl Agent {
     /// For the databases of one sidecar, which that many workers serve; pools' upkeep ends with `stop`.
     pub fn new(registered: Arc<Registered>, salt: Salt, workers: usize, stop: CancellationToken) -> Self {
-        Self { registered, salt, workers, version: 0, stop }
+        Self { registered, salt, workers, version: 0, applied: watch::Sender::default(), stop }
+    }
+
+    /// Changes each time that a pool got other settings.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
     }
 
     /// Applies the newest state, then every one that follows, until the source ends.
@@ -77,6 +84,7 @@ impl Agent {
                 self.registered.add(database);
             }
         }
+        self.applied.send_replace(self.version);
         Ok(())
     }
 }

@@ -27,8 +27,8 @@ impl Front for Desk {
 
     fn find(&self, database: &str, user: &str, now: Instant) -> Result<Found<Arc<Database>>, Unknown> {
         let Some(database) = self.registered.get(database) else {
-            let served = self.registered.all().iter().map(|database| database.alias.clone()).collect();
-            return Err(Unknown::Database { served });
+            let served: Vec<_> = self.registered.all().iter().map(|database| database.alias.clone()).collect();
+            return Err(if served.is_empty() { Unknown::Nothing } else { Unknown::Database { served } });
         };
         let settings = database.settings();
         let users = || settings.users.iter().filter(|known| known.until.is_none_or(|until| until > now));

@@ -8,10 +8,11 @@ use tokio::sync::watch;
 
 use super::clients::Client;
 use super::database::{Database, Registered};
+use super::link::View;
 use super::probe::Token;
 use super::source::{Rejection, State};
 use super::stats::{Counter, Histogram, Worker};
-use super::status::{self, Status};
+use super::status::{self, Problem, Status};
 use crate::pg::session::scan::Pin;
 use crate::pool::{CloseReason, Stats};
 use crate::shutdown::Shutdown;
@@ -29,6 +30,8 @@ pub struct Sight {
     pub token: Arc<Token>,
     /// Where clients may connect; set once the listeners are bound.
     pub listeners: OnceLock<Vec<String>>,
+    /// How the link to the operator stands, if there is one.
+    pub operator: Option<Arc<View>>,
 }
 
 impl Sight {
@@ -63,6 +66,7 @@ impl Sight {
             listeners: self.listeners.get().cloned().unwrap_or_default(),
             reloads: status::Reloads { applied: config.accepted, rejected: config.rejected },
             rejection: config.rejection.as_deref().map(rejection),
+            operator: self.operator.as_ref().map(|view| view.status()),
             pools: pools.iter().map(|database| pool(database, orphaned(&database.alias), now)).collect(),
             clients: Vec::new(),
         };
@@ -101,7 +105,12 @@ fn unready<'a>(status: &Status, expected: impl Iterator<Item = &'a str>) -> Opti
         return Some(format!("database {alias}: its policy is not applied yet"));
     }
     if status.pools.is_empty() {
-        return Some("no policy is applied yet".into());
+        let rejected = status.rejection.as_ref().and_then(|rejection| rejection.problems.first());
+        return Some(match rejected {
+            Some(Problem { path, message, .. }) => format!("waiting for a policy: {path}: {message}"),
+            None if status.operator.is_some() => "waiting for a policy: none is for this pod yet".into(),
+            None => "no policy is applied yet".into(),
+        });
     }
     let down = status.pools.iter().find(|pool| pool.health.required && !pool.health.usable)?;
     let reason = down.health.reason.as_deref().unwrap_or("it does not answer");
@@ -219,12 +228,12 @@ fn ago(time: Duration) -> SystemTime {
     SystemTime::now().checked_sub(time).unwrap_or(UNIX_EPOCH)
 }
 
-fn unix(time: SystemTime) -> f64 {
+pub(super) fn unix(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 /// To the millisecond, in UTC.
-fn rfc3339(time: SystemTime) -> String {
+pub(super) fn rfc3339(time: SystemTime) -> String {
     jiff::Timestamp::try_from(time).map(|time| format!("{time:.3}")).unwrap_or_default()
 }
 

@@ -4,7 +4,9 @@
 //! It runs on a thread of its own: a scrape costs the query path nothing but cache lines.
 
 use std::any::Any;
-use std::net::TcpListener;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +18,9 @@ use actix_web::{App, HttpResponse, HttpServer, web};
 use tokio_util::sync::CancellationToken;
 
 use super::gather::Sight;
+use super::listen::sockets;
 use super::metrics;
+use super::options::HttpAddress;
 
 mod health;
 
@@ -40,11 +44,37 @@ pub struct HttpState {
     pub runtime: tokio::runtime::Handle,
 }
 
+/// A socket of the HTTP endpoints.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A unix socket, and its file, which is removed with it.
+    Unix(UnixListener, sockets::File),
+}
+
+/// Binds the endpoints' address. `[::]` is every address that the machine has, of IPv4 alone where it has no IPv6.
+///
+/// # Errors
+/// When the address can't be had.
+pub fn bind(address: &HttpAddress) -> io::Result<Listener> {
+    let address = match address {
+        HttpAddress::Tcp(address) => *address,
+        HttpAddress::Unix(path) => return sockets::bind_file(path).map(|(socket, file)| Listener::Unix(socket, file)),
+    };
+    let bound = TcpListener::bind(address).or_else(|error| match error.kind() {
+        io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => Err(error),
+        _ if address.ip() == Ipv6Addr::UNSPECIFIED => TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())),
+        _ => Err(error),
+    });
+    bound.and_then(|listener| listener.set_nonblocking(true).map(|()| Listener::Tcp(listener)))
+}
+
 /// Serves until told to stop; blocks, and is meant for a thread of its own.
 ///
 /// # Errors
 /// When the listener cannot be used.
-pub fn serve(listener: TcpListener, state: Arc<HttpState>, stop: CancellationToken) -> std::io::Result<()> {
+pub fn serve(listener: Listener, state: Arc<HttpState>, stop: CancellationToken) -> io::Result<()> {
     actix_web::rt::System::new().block_on(async move {
         let data = web::Data::from(state);
         let server = HttpServer::new(move || {
@@ -58,15 +88,24 @@ pub fn serve(listener: TcpListener, state: Arc<HttpState>, stop: CancellationTok
         .client_disconnect_timeout(Duration::from_secs(1))
         .keep_alive(KEEP_ALIVE)
         .max_connections(CONNECTIONS)
-        .on_connect(bound_stalls)
-        .listen(listener)?
-        .run();
+        .on_connect(bound_stalls);
+        let mut file = None;
+        let server = match listener {
+            Listener::Tcp(listener) => server.listen(listener)?,
+            Listener::Unix(listener, made) => {
+                file = Some(made);
+                server.listen_uds(listener)?
+            }
+        };
+        let server = server.run();
         let handle = server.handle();
         actix_web::rt::spawn(async move {
             stop.cancelled().await;
             handle.stop(false).await;
         });
-        server.await
+        let ended = server.await;
+        drop(file);
+        ended
     })
 }
 

@@ -57,6 +57,8 @@ pub enum Unknown {
         /// The names that are served.
         served: Vec<String>,
     },
+    /// Nothing is served yet: no policy has come.
+    Nothing,
     /// The database is for others.
     User {
         /// The users whom it serves.

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use checks::Verdict;
 use checks::{Checks, Outcome, Rules, Step};
-pub use query::{FrontDoor, SATURATED};
+pub use query::{FrontDoor, SATURATED, is_refused_login};
 pub use token::{PREFIX as NAME, Token};
 
 use super::database::{Database, Registered};

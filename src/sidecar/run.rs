@@ -5,7 +5,7 @@
 //! never stands in a query's way.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -13,21 +13,21 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::agent::Agent;
 use super::clients::signal;
+use super::core::Core;
 use super::database::Registered;
 use super::drain::drain;
 use super::front::{self, Desk};
 use super::gather::Sight;
 use super::http::{self, HttpState};
+use super::link::{Bound, Link, View, keep};
 use super::listen::Door;
 use super::listen::accept::accept;
 use super::listen::sockets::{BindError, Sockets};
-use super::options::Options;
+use super::options::{HttpAddress, Operator, Options};
 use super::probe::{self, FrontDoor, Token};
 use super::proxy::{self, Worker};
 use super::source::{self, Finding, Snapshot, Source, State};
-use crate::pg::auth::scram::Salt;
 use crate::shutdown::Shutdown;
 use crate::tls::TlsError;
 
@@ -45,7 +45,7 @@ pub enum RunError {
     Bind(#[from] BindError),
     /// The HTTP endpoints' address could not be bound.
     #[error("cannot listen on {0} for HTTP: {1}; choose another address with --http")]
-    Http(SocketAddr, io::Error),
+    Http(HttpAddress, io::Error),
     /// The certificate for clients can't be used.
     #[error("listen.tls: {0}")]
     Tls(#[from] TlsError),
@@ -78,7 +78,10 @@ fn list(findings: &[Finding]) -> String {
 /// If it can't start; once it serves, nothing ends it but a signal.
 pub fn run(options: &Options) -> Result<(), RunError> {
     let runtime = runtime()?;
-    runtime.block_on(serve(options))
+    let result = runtime.block_on(serve(options));
+    // What still hangs, as a look-up of a name does, must not keep the process.
+    runtime.shutdown_background();
+    result
 }
 
 fn runtime() -> io::Result<Runtime> {
@@ -87,6 +90,7 @@ fn runtime() -> io::Result<Runtime> {
 
 async fn serve(options: &Options) -> Result<(), RunError> {
     let source = source::start(options).map_err(RunError::Configuration)?;
+    let view = options.operator.as_ref().map(|operator| recall(operator, &source));
     let states = source.subscribe();
     let snapshot = Arc::clone(&states.borrow().snapshot);
     let workers = options.workers.get();
@@ -94,17 +98,21 @@ async fn serve(options: &Options) -> Result<(), RunError> {
 
     let shutdown = Shutdown::new();
     tokio::spawn(shutdown.catch()?.run());
-    let (registered, token, salt) = (Arc::new(Registered::new()), Arc::new(Token::random()?), Salt::random()?);
-    let stop = CancellationToken::new();
-    let mut agent = Agent::new(Arc::clone(&registered), salt, workers, stop.clone());
-    snapshot.policies.iter().for_each(|policy| agent.apply(policy));
-    tokio::spawn(agent.run(states.clone()));
+    let (token, stop) = (Arc::new(Token::random()?), CancellationToken::new());
+    let core = Core::start(source, workers, stop.clone())?;
+    let registered = Arc::clone(&core.registered);
 
-    let (sockets, addresses, front_door) = bind(&snapshot)?;
-    let door = Arc::new(Door::new(front::rules(&snapshot)?, salt));
+    let bound = Bound { listen: snapshot.listen.clone(), socket_only: options.socket_only };
+    let (sockets, addresses, front_door) = bind(&bound, options.operator.is_some())?;
+    let door = Arc::new(Door::new(front::rules(&snapshot)?, core.salt));
     tokio::spawn(keep_rules(Arc::clone(&door), states.clone()));
     tokio::spawn(send_idle_away(Arc::clone(&registered)));
-    tokio::spawn(reload(shutdown.clone(), source));
+    let link = options.operator.as_ref().zip(view.clone()).map(|(operator, view)| {
+        let link = core.link(operator.link.clone(), Arc::clone(&view), shutdown.draining().clone(), Some(bound))?;
+        link_thread(link, &view, operator, core.states(), &stop)
+    });
+    link.transpose()?;
+    tokio::spawn(reload(shutdown.clone(), core.source));
 
     let sight = Sight {
         registry: Arc::clone(&registered),
@@ -112,9 +120,10 @@ async fn serve(options: &Options) -> Result<(), RunError> {
         shutdown: shutdown.clone(),
         token: Arc::clone(&token),
         listeners: OnceLock::new(),
+        operator: view,
     };
     let _ = sight.listeners.set(addresses.clone());
-    let http = http_thread(options.http, sight, front_door, stop.clone())?;
+    let http = http_thread(&options.http, sight, front_door, stop.clone())?;
 
     let accepting = CancellationToken::new();
     let crew = Crew { registered: Arc::clone(&registered), token, door, stop: accepting.clone() };
@@ -173,12 +182,39 @@ impl Crew {
     }
 }
 
-/// Binds what the configuration names. A default directory for unix sockets that can't be had is no reason not to serve.
-fn bind(snapshot: &Snapshot) -> Result<(Sockets, Vec<String>, FrontDoor), RunError> {
-    let listen = &snapshot.listen;
+/// Puts to work what was kept of an earlier run, or what the pod was made with.
+fn recall(operator: &Operator, source: &Source) -> Arc<View> {
+    let memory = keep::restore(operator.state_dir.as_deref(), operator.stamped.as_deref(), &source.teller());
+    Arc::new(View::new(&operator.link.url, memory))
+}
+
+/// Starts the thread that talks to the operator: what it reads and writes never stands in a query's way.
+fn link_thread(
+    link: Link,
+    view: &View,
+    operator: &Operator,
+    states: watch::Receiver<State>,
+    stop: &CancellationToken,
+) -> Result<(), RunError> {
+    let runtime = runtime()?;
+    let keeper = operator.state_dir.clone().map(|directory| keep::run(directory, states, view.memory(), stop.clone()));
+    let stop = stop.clone();
+    std::thread::Builder::new().name("operator".into()).spawn(move || {
+        runtime.block_on(async {
+            tokio::join!(link.run(stop), futures_util::future::OptionFuture::from(keeper));
+        });
+    })?;
+    Ok(())
+}
+
+/// Binds what the configuration names. A directory for unix sockets that can't be had is no reason not to serve, if
+/// nobody asked for it, or `lenient`.
+fn bind(bound: &Bound, lenient: bool) -> Result<(Sockets, Vec<String>, FrontDoor), RunError> {
+    let Bound { listen, socket_only } = bound;
+    let socket_only = *socket_only;
     let mut sockets = Sockets::new();
     let (mut addresses, mut door) = (Vec::new(), None);
-    if listen.port != 0 {
+    if listen.port != 0 && !socket_only {
         let address = SocketAddr::new(listen.address, listen.port);
         sockets.bind_tcp(address)?;
         addresses.push(address.to_string());
@@ -190,26 +226,26 @@ fn bind(snapshot: &Snapshot) -> Result<(Sockets, Vec<String>, FrontDoor), RunErr
                 addresses.push(directory.display().to_string());
                 door = Some(FrontDoor::Unix(directory.clone(), 6432));
             }
-            Err(error) if listen.socket_is_default && door.is_some() => {
+            Err(error) if (listen.socket_is_default || lenient) && door.is_some() => {
                 tracing::warn!(%error, "no unix socket; name a directory that can be written in listen.socket");
             }
             Err(error) => return Err(error.into()),
         }
     }
-    let door =
-        door.ok_or_else(|| io::Error::other("listen.port is 0 and listen.socket is empty: nobody could connect"))?;
+    let nobody = if socket_only { "with --socket-only" } else { "listen.port is 0" };
+    let nobody = || io::Error::other(format!("{nobody} and listen.socket is empty: nobody could connect"));
+    let door = door.ok_or_else(nobody)?;
     Ok((sockets, addresses, door))
 }
 
 /// Starts the thread of HTTP and the health probe.
 fn http_thread(
-    address: SocketAddr,
+    address: &HttpAddress,
     sight: Sight,
     door: FrontDoor,
     stop: CancellationToken,
 ) -> Result<std::thread::JoinHandle<()>, RunError> {
-    let listener = TcpListener::bind(address).map_err(|error| RunError::Http(address, error))?;
-    listener.set_nonblocking(true)?;
+    let listener = http::bind(address).map_err(|error| RunError::Http(address.clone(), error))?;
     let (registered, token) = (Arc::clone(&sight.registry), Arc::clone(&sight.token));
     let state = Arc::new(HttpState { sight, runtime: Handle::current() });
     let probing = stop.clone();

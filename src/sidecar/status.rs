@@ -35,10 +35,36 @@ pub struct Status {
     pub reloads: Reloads,
     /// The last configuration that was refused, if the newest was.
     pub rejection: Option<Rejection>,
+    /// The link to the operator; null without `--operator`.
+    pub operator: Option<Operator>,
     /// One for each policy, ordered by the database's name.
     pub pools: Vec<Pool>,
     /// One for each connected client, ordered by pid.
     pub clients: Vec<Client>,
+}
+
+/// The link to the operator.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Operator {
+    /// Where it is looked for.
+    pub url: String,
+    /// Whether it said welcome and the connection stands.
+    pub connected: bool,
+    /// When that last changed (RFC 3339, UTC).
+    pub since: String,
+    /// The same in seconds since 1970.
+    pub since_seconds: f64,
+    /// The highest term of a leader that was seen.
+    pub term: u64,
+    /// The operator's version.
+    pub version: Option<String>,
+    /// Why there is no connection.
+    pub error: Option<String>,
+    /// Connections since the start.
+    pub connections: u64,
+    /// Connections that ended or could not be made, since the start.
+    pub failures: u64,
 }
 
 /// Changes of configuration since the start.

@@ -7,6 +7,7 @@
 //! what PostgreSQL does and not for what the pooler happens to do.
 #![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod apiserver;
 pub mod bed;
 pub mod certs;
 pub mod connect;
@@ -15,15 +16,20 @@ pub mod hostile;
 pub mod load;
 pub mod login;
 pub mod message;
+pub mod operator;
+pub mod papers;
 pub mod pg;
 pub mod policy;
 pub mod process;
 pub mod sidecar;
 pub mod socket;
+pub mod webhook;
 pub mod wire;
 
+pub use apiserver::ApiServer;
 pub use bed::Bed;
 pub use load::Load;
+pub use operator::Operator;
 pub use pg::{Options, Postgres, Release};
 pub use policy::Policy;
 pub use sidecar::{Launch, Sidecar};

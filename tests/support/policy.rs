@@ -1,5 +1,6 @@
 //! Policies for the sidecar: a small one that tests change by path.
 
+use poolkeeper::contract;
 use serde_json::{Value, json};
 
 /// A `DbPoolPolicy` document.
@@ -59,6 +60,18 @@ impl Policy {
     pub fn named(mut self, name: &str) -> Self {
         self.0["metadata"]["name"] = name.into();
         self
+    }
+
+    /// As an operator tells it.
+    pub fn told(&self, revision: &str) -> contract::Policy {
+        contract::Policy {
+            namespace: "shop".into(),
+            name: self.name().into(),
+            uid: format!("uid of {}", self.name()),
+            generation: revision.len() as i64,
+            revision: revision.into(),
+            spec: Some(self.0["spec"].clone()),
+        }
     }
 
     /// The document.

@@ -90,3 +90,9 @@ pub fn spawn(command: Command) -> Child {
     spawner.lock().unwrap().send((command, answer)).unwrap();
     child.recv().unwrap().unwrap_or_else(|error| panic!("{program}: {error}"))
 }
+
+/// Whether a process has ended; one that only waits to be collected has.
+pub fn ended(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+}

@@ -1,6 +1,7 @@
 //! The sidecar as a process of its own, as a user runs it.
 
 use super::certs::Certs;
+use super::operator::Operator;
 use super::policy::{Policy, SECRET};
 use super::process;
 use super::wire::{Client, Connect};
@@ -22,6 +23,7 @@ pub struct Sidecar {
     /// What it was started with, or changed to by [`Self::apply`].
     pub policy: Policy,
     dir: tempfile::TempDir,
+    how: How,
     child: Child,
 }
 
@@ -88,6 +90,26 @@ impl Sidecar {
             status.is_some()
         });
         status.unwrap()
+    }
+
+    /// Ends it at once, as a crash does, and starts it again as before; waits until its listeners are bound.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.signal("KILL");
+        self.wait();
+        self.start_again();
+    }
+
+    /// Starts it again after [`Self::wait`].
+    #[track_caller]
+    pub fn start_again(&mut self) {
+        self.child = self.how.spawn(self.dir.path());
+        self.wait_started();
+    }
+
+    /// The folder of its own, with `policy`, `s` (unix sockets), `secrets`, `log`, and what tests put there.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Whether it still runs.
@@ -181,7 +203,38 @@ pub struct Launch {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     hosts: Option<PathBuf>,
-    folder: bool,
+    given: Given,
+}
+
+/// Where the policies come from.
+#[derive(PartialEq)]
+enum Given {
+    File,
+    Folder,
+    Operator,
+}
+
+/// A command that can be run again.
+struct How {
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    hosts: Option<PathBuf>,
+}
+
+impl How {
+    fn spawn(&self, dir: &Path) -> Child {
+        let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).unwrap();
+        let program = if self.hosts.is_some() { PathBuf::from("unshare") } else { binary() };
+        let mut command = process::command(&program, None, "KILL");
+        if let Some(hosts) = &self.hosts {
+            let script = format!("mount --bind {} /etc/hosts && exec \"$0\" \"$@\"", hosts.display());
+            command.arg(if process::is_root() { "--mount" } else { "-rm" }).args(["sh", "-c", &script]).arg(binary());
+        }
+        command.arg("sidecar").args(&self.arguments);
+        command.env("RUST_BACKTRACE", "1").envs(self.environment.clone());
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        process::spawn(command)
+    }
 }
 
 impl Launch {
@@ -195,7 +248,7 @@ impl Launch {
         write_secret(dir.path(), SECRET, pg::USER, pg::PASSWORD);
         let sockets = dir.path().join("s").display().to_string();
         let policy = policy.clone().set("listen.port", port).set("listen.socket", sockets);
-        Self { dir, policy, port, http, arguments: vec![], environment: vec![], hosts: None, folder: false }
+        Self { dir, policy, port, http, arguments: vec![], environment: vec![], hosts: None, given: Given::File }
     }
 
     /// One more Secret, with the certificate files.
@@ -235,8 +288,43 @@ impl Launch {
 
     /// With the policy's folder as `--policy`, instead of the one file.
     pub fn folder(mut self) -> Self {
-        self.folder = true;
+        self.given = Given::Folder;
         self
+    }
+
+    /// With this operator in place of `--policy`. Until it tells of a policy, clients are served where the one of this
+    /// launch would have them. `state` and `token` lie in the sidecar's folder.
+    pub fn operator(mut self, operator: &Operator) -> Self {
+        self.given = Given::Operator;
+        let dir = self.dir.path();
+        fs::write(dir.join("token"), Operator::TOKEN).unwrap();
+        let (sockets, path) = (dir.join("s"), |name: &str| dir.join(name).display().to_string());
+        let arguments = [
+            "--operator".into(),
+            operator.url(),
+            "--operator-ca".into(),
+            format!("{},{}", path("no such file"), operator.ca().display()),
+            "--token".into(),
+            path("token"),
+            "--state-dir".into(),
+            path("state"),
+            "--listen".into(),
+            format!("127.0.0.1:{}", self.port),
+            "--socket-dir".into(),
+            sockets.display().to_string(),
+        ];
+        self.arguments.extend(arguments);
+        self
+    }
+
+    /// The folder that will be the sidecar's.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The policy, as it will be: with where to listen.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     /// One more policy in the folder, with the same listeners.
@@ -249,21 +337,17 @@ impl Launch {
     pub fn start(self) -> Sidecar {
         let file = self.dir.path().join("policy/policy.yaml");
         fs::write(&file, self.policy.yaml()).unwrap();
-        let log = fs::File::create(self.dir.path().join("log")).unwrap();
-        let program = if self.hosts.is_some() { PathBuf::from("unshare") } else { binary() };
-        let mut command = process::command(&program, None, "KILL");
-        if let Some(hosts) = &self.hosts {
-            let script = format!("mount --bind {} /etc/hosts && exec \"$0\" \"$@\"", hosts.display());
-            command.arg(if process::is_root() { "--mount" } else { "-rm" }).args(["sh", "-c", &script]).arg(binary());
+        let secrets = self.dir.path().join("secrets").display().to_string();
+        let mut arguments = vec!["--secrets-dir".into(), secrets, "--http".into(), format!("127.0.0.1:{}", self.http)];
+        let given = if self.given == Given::Folder { file.parent().unwrap() } else { &file };
+        if self.given != Given::Operator {
+            arguments.extend(["--policy".into(), given.display().to_string()]);
         }
-        let given = if self.folder { file.parent().unwrap() } else { &file };
-        command.arg("sidecar").arg("--policy").arg(given).arg("--secrets-dir").arg(self.dir.path().join("secrets"));
-        command.args(["--http", &format!("127.0.0.1:{}", self.http)]).args(&self.arguments);
-        command.env("RUST_BACKTRACE", "1").envs(self.environment);
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        let child = process::spawn(command);
+        arguments.extend(self.arguments);
+        let how = How { arguments, environment: self.environment, hosts: self.hosts };
+        let child = how.spawn(self.dir.path());
         let (port, http, policy, dir) = (self.port, self.http, self.policy, self.dir);
-        let mut sidecar = Sidecar { port, http, policy, dir, child };
+        let mut sidecar = Sidecar { port, http, policy, dir, how, child };
         sidecar.wait_started();
         sidecar
     }

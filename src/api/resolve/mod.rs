@@ -1,7 +1,7 @@
 //! The one place where a policy becomes engine values. `check`, the file source, the environment source and (later) the
 //! operator all call it, so accepting or refusing is the same everywhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -94,6 +94,17 @@ pub struct Resolved {
 }
 
 impl Resolved {
+    /// Names of all Secrets that a sidecar needs for this policy.
+    pub fn secrets(&self) -> BTreeSet<&str> {
+        let credentials = match &self.credentials {
+            CredentialsSource::Secret(name) => Some(name.as_str()),
+            CredentialsSource::Environment => None,
+        };
+        let listen = self.listen.tls.as_ref();
+        let listen = listen.into_iter().flat_map(|tls| [Some(tls.secret.as_str()), tls.client_ca.as_deref()]);
+        listen.chain([credentials, self.database.ca_secret.as_deref()]).flatten().collect()
+    }
+
     /// How many clients session state may bind to servers at once: the share of the limit, rounded up, one at least;
     /// none = unlimited.
     pub fn most_bound(&self) -> Option<u32> {
@@ -261,6 +272,6 @@ fn sidecar_differences(a: &Resolved, b: &Resolved) -> Vec<String> {
         leaves
     };
     let (a, b) = (fields(a), fields(b));
-    let paths: std::collections::BTreeSet<_> = a.keys().chain(b.keys()).collect();
+    let paths: BTreeSet<_> = a.keys().chain(b.keys()).collect();
     paths.into_iter().filter(|path| a.get(*path) != b.get(*path)).cloned().collect()
 }

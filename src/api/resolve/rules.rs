@@ -235,7 +235,7 @@ impl Rules {
     fn listen(&mut self, spec: &mut v1::ListenSpec) -> Listen {
         let secs = Duration::from_secs;
         let address = spec.address.get_or_insert_with(|| Ipv4Addr::LOCALHOST.to_string());
-        let address = address.parse().unwrap_or_else(|_| {
+        let address = ip(address).unwrap_or_else(|| {
             self.refuse("spec.listen.address", &[], "is no IP address: write one, as 127.0.0.1 or ::1");
             IpAddr::V4(Ipv4Addr::LOCALHOST)
         });
@@ -279,6 +279,12 @@ impl Rules {
                 .nonzero(),
         }
     }
+}
+
+/// An address as CEL's `isIP` has it, which takes no IPv4 address written as an IPv6 one (`::ffff:127.0.0.1`).
+fn ip(text: &str) -> Option<IpAddr> {
+    let mapped = |address: &IpAddr| matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some());
+    text.parse().ok().filter(|address| !mapped(address))
 }
 
 /// A number that the schema keeps from being negative.

@@ -106,9 +106,12 @@ pub fn walk(value: Value) -> Walked {
         walk.unknown(&key, "", &fields.iter().map(|field| ((*field).to_owned(), Value::Null)).collect());
     }
     let spec = spec.unwrap_or_else(|| placeholder(spec_schema));
-    let repaired =
-        json!({ "apiVersion": api_version(), "kind": DbPoolPolicy::kind(&()), "metadata": metadata, "spec": spec });
-    Walked { problems: walk.problems, repaired, broken: walk.broken }
+    Walked { problems: walk.problems, repaired: document_of(metadata, spec), broken: walk.broken }
+}
+
+/// A whole document around a `spec`.
+pub fn document_of(metadata: Value, spec: Value) -> Value {
+    json!({ "apiVersion": api_version(), "kind": DbPoolPolicy::kind(&()), "metadata": metadata, "spec": spec })
 }
 
 /// The `apiVersion` of policies.
@@ -131,6 +134,21 @@ pub fn leaves(path: &str, value: &Value, out: &mut BTreeMap<String, Value>) {
             out.insert(path.to_owned(), value.clone());
         }
     }
+}
+
+/// Paths of all fields of a policy that hold a value, as `spec.pool.size`; of lists and maps the path of the whole.
+pub fn fields() -> Vec<String> {
+    fn collect(path: &str, schema: &Value, out: &mut Vec<String>) {
+        match schema["properties"].as_object() {
+            Some(properties) => {
+                properties.iter().for_each(|(key, schema)| collect(&format!("{path}.{key}"), schema, out));
+            }
+            None => out.push(path.to_owned()),
+        }
+    }
+    let mut out = Vec::new();
+    collect("spec", &document()["properties"]["spec"], &mut out);
+    out
 }
 
 struct Walk<'a> {

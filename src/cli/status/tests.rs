@@ -1,4 +1,5 @@
 #![allow(clippy::unwrap_used)]
+use std::io::Read;
 use std::net::TcpListener;
 
 use super::*;
@@ -23,7 +24,7 @@ fn answer(bytes: &'static [u8]) -> (String, std::thread::JoinHandle<String>) {
 }
 
 fn args(http: &str, output: Output) -> Args {
-    Args { http: http.into(), watch: false, output }
+    Args { http: http.into(), watch: false, output, probe: None }
 }
 
 const GOOD: &[u8] = b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{\"version\":\"7.0\",\"unknown\":1}";
@@ -57,6 +58,25 @@ fn a_stranger_is_told_from_a_sidecar() {
         let error = watch(&args(&address, Output::Table), &mut Vec::new()).unwrap_err().to_string();
         assert!(error.contains("is not a Poolkeeper sidecar"), "{error}");
     }
+}
+
+#[test]
+fn a_probe_is_one_question() {
+    let cases = [
+        (&b"HTTP/1.1 200 OK\r\n\r\nready\n"[..], Some(true), "ready\n"),
+        (b"HTTP/1.1 503 Service Unavailable\r\n\r\nwaiting\x1b\n", Some(false), "waiting\\u{1b}\n"),
+        (b"HTTP/1.1 404 Not Found\r\n\r\n", None, "\n"),
+    ];
+    for (bytes, yes, text) in cases {
+        let (address, asked) = answer(bytes);
+        let mut out = Vec::new();
+        let said = ask_once(&args(&address, Output::Table), Probe::Ready, &mut out);
+        assert_eq!((said.ok(), String::from_utf8(out).unwrap().as_str()), (yes, text));
+        assert!(asked.join().unwrap().starts_with("GET /readyz "));
+    }
+    let missing = args("/nowhere/http.sock", Output::Table);
+    let error = ask_once(&missing, Probe::Live, &mut Vec::new()).unwrap_err().to_string();
+    assert!(error.starts_with("no sidecar answers at /nowhere/http.sock: "), "{error}");
 }
 
 #[test]

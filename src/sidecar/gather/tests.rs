@@ -44,6 +44,7 @@ fn state(policies: &[Arc<Resolved>]) -> State {
         resolved: Arc::clone(resolved),
         credentials: Arc::clone(&credentials),
         origin: "policy.yaml".into(),
+        told: None,
         orphaned: false,
     });
     let snapshot = Snapshot {
@@ -52,7 +53,7 @@ fn state(policies: &[Arc<Resolved>]) -> State {
         tls: None,
         shutdown_grace: first.shutdown_grace,
     };
-    State { snapshot: Arc::new(snapshot), rejection: None, accepted: 1, rejected: 0 }
+    State { snapshot: Arc::new(snapshot), rejection: None, told: None, accepted: 1, rejected: 0 }
 }
 
 fn credentials() -> Credentials {
@@ -74,6 +75,7 @@ impl Fixture {
             shutdown: Shutdown::new(),
             token: Arc::new(Token::random().unwrap()),
             listeners: OnceLock::from(vec!["127.0.0.1:6432".to_owned()]),
+            operator: None,
         };
         Self { sight, config: sender }
     }
@@ -154,7 +156,7 @@ async fn rejections_and_orphans_are_told() {
     let mut state = state(&policies);
     Arc::make_mut(&mut state.snapshot).policies[1].orphaned = true;
     let problem = crate::api::resolve::Problem::new("spec.pool.size", "-1 is too small");
-    let findings = vec![Finding { file: "p.yaml".into(), problem }];
+    let findings = vec![Finding::new("p.yaml", problem)];
     state.rejection = Some(Arc::new(Rejection { at: UNIX_EPOCH + Duration::from_millis(1_500), findings }));
     (state.accepted, state.rejected) = (3, 2);
     fixture.config.send_replace(state);

@@ -106,12 +106,23 @@ async fn only_get_and_head_of_known_paths() {
     }
 }
 
+#[test]
+fn every_address_of_the_machine_can_be_had() {
+    let listener = bind(&"[::]:0".parse().unwrap()).unwrap();
+    let Listener::Tcp(tcp) = &listener else { panic!("{listener:?}") };
+    let port = tcp.local_addr().unwrap().port();
+    TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let error = bind(&format!("[::]:{port}").parse().unwrap()).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "not half of them");
+}
+
 /// Over a real socket: the server answers, HEAD has no body, an incomplete request is ended, and it stops.
 #[test]
 fn serves_and_stops() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
+    let listener = bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
+    let Listener::Tcp(tcp) = &listener else { panic!("{listener:?}") };
+    let address = tcp.local_addr().unwrap();
     let stop = CancellationToken::new();
     let sight = Fixture::new(&[policy("orders", "Config")]).sight;
     let state = Arc::new(HttpState { sight, runtime: runtime.handle().clone() });

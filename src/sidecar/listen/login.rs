@@ -335,6 +335,10 @@ fn is_not_served<T>(startup: &Startup, unknown: Unknown) -> Result<T, Stop> {
             let text = format!("database \"{database}\" is not served here, {}", names(served));
             refused(SqlState::INVALID_CATALOG_NAME, text)
         }
+        Unknown::Nothing => {
+            let text = "no database is served here yet: the sidecar waits for its policy";
+            refused(SqlState::CANNOT_CONNECT_NOW, text)
+        }
         Unknown::User { served } => {
             let text = format!("user \"{user}\" is not served by database \"{database}\", {}", names(served));
             refused(SqlState::INVALID_PASSWORD, text)

@@ -48,9 +48,9 @@ pub enum Listener {
     Unix(tokio::net::UnixListener),
 }
 
-/// A unix socket's file: removed at the end if it is still ours.
+/// A unix socket's file: removed when dropped if it is still ours.
 #[derive(Debug)]
-struct File {
+pub struct File {
     path: PathBuf,
     device: u64,
     inode: u64,
@@ -126,7 +126,11 @@ impl Default for Sockets {
     }
 }
 
-fn bind_file(path: &Path) -> io::Result<(UnixListener, File)> {
+/// Listens on a unix socket at `path`. A file that a process left behind is replaced.
+///
+/// # Errors
+/// When the file can't be made, or somebody else listens there.
+pub fn bind_file(path: &Path) -> io::Result<(UnixListener, File)> {
     remove_stale(path)?;
     let listener = UnixListener::bind(path)?;
     listener.set_nonblocking(true)?;

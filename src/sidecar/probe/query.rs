@@ -82,6 +82,11 @@ fn judge(error: &sqlx::Error) -> Outcome {
     Outcome::Failed(one_line(&reason))
 }
 
+/// Whether a reason of [`Outcome::Failed`] is that the server takes neither user nor password (class 28).
+pub fn is_refused_login(reason: &str) -> bool {
+    reason.contains("(SQLSTATE 28")
+}
+
 /// Safe to show in one line.
 fn one_line(text: &str) -> String {
     let short: String = text.chars().take(REASON).collect();

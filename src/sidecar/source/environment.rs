@@ -115,7 +115,7 @@ impl Environment {
             // Without a URL the database's fields are placeholders.
             Err(more) => problems.extend(more.into_iter().map(by_variable)),
         }
-        Err(problems.into_iter().map(|problem| Finding { file: ORIGIN.into(), problem }).collect())
+        Err(problems.into_iter().map(|problem| Finding::new(ORIGIN, problem)).collect())
     }
 
     /// Seconds; -1 and 0 are "never", which for 0 is not what SQLAlchemy does.

@@ -64,8 +64,7 @@ pub fn is_policy_file(file: &Path) -> bool {
 /// # Errors
 /// Everything that is wrong in any of the files.
 pub fn policies(path: &Path) -> Result<Vec<(String, Resolved)>, Vec<Finding>> {
-    let finding =
-        |file: &Path, message: String| Finding { file: file.display().to_string(), problem: Problem::new("", message) };
+    let finding = |file: &Path, message: String| Finding::new(file.display().to_string(), Problem::new("", message));
     let files = list(path).map_err(|error| vec![finding(path, format!("cannot be read: {error}"))])?;
     let (mut policies, mut findings) = (Vec::new(), Vec::new());
     for file in &files {
@@ -78,8 +77,9 @@ pub fn policies(path: &Path) -> Result<Vec<(String, Resolved)>, Vec<Finding>> {
                 for (origin, result) in in_text(&file.display().to_string(), &text) {
                     match result {
                         Ok(policy) => policies.push((origin, policy)),
-                        Err(problems) => findings
-                            .extend(problems.into_iter().map(|problem| Finding { file: origin.clone(), problem })),
+                        Err(problems) => {
+                            findings.extend(problems.into_iter().map(|problem| Finding::new(&origin, problem)))
+                        }
                     }
                 }
             }

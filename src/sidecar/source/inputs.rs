@@ -1,32 +1,74 @@
 //! One reading of everything that makes a configuration: all of it is right, or every problem is told.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::environment::{self, Environment};
-use super::secrets::Secrets;
-use super::{Finding, ListenFiles, Policy, Snapshot, files};
+use super::secrets::{Secrets, Trouble};
+use super::{Finding, ListenFiles, Policy, Snapshot, files, told};
 use crate::api::resolve::{self, Listen, Problem, Resolved};
+use crate::contract;
 
 /// What a configuration is read from.
+#[derive(Debug)]
 pub struct Inputs {
-    policies: Option<PathBuf>,
+    policies: Policies,
     environment: Environment,
     secrets: Secrets,
 }
 
+/// Where policies come from.
+#[derive(Debug)]
+pub enum Policies {
+    /// A file or a directory.
+    Files(PathBuf),
+    /// The environment: one.
+    Environment,
+    /// The operator; `None` before it told anything.
+    Told(Option<Arc<contract::Configuration>>),
+}
+
+/// A policy that is valid by itself.
+struct Candidate {
+    origin: String,
+    resolved: Resolved,
+    told: Option<Arc<contract::Policy>>,
+}
+
+/// The policies of one reading, before credentials are looked for.
+#[derive(Default)]
+struct Found {
+    candidates: Vec<Candidate>,
+    /// Those that stay as they are because the operator said so.
+    kept: Vec<Policy>,
+    findings: Vec<Finding>,
+}
+
 impl Inputs {
     /// Nothing is read yet.
-    pub fn new(policies: Option<PathBuf>, secrets_dir: Option<PathBuf>, environment: Environment) -> Self {
+    pub fn new(policies: Policies, secrets_dir: Option<PathBuf>, environment: Environment) -> Self {
         let secrets = Secrets::new(secrets_dir, environment.login());
         Self { policies, environment, secrets }
     }
 
+    /// From now on, this is what the operator told.
+    pub fn tell(&mut self, configuration: contract::Configuration) {
+        self.policies = Policies::Told(Some(Arc::new(configuration)));
+    }
+
+    /// What the operator told last.
+    pub fn told(&self) -> Option<&Arc<contract::Configuration>> {
+        match &self.policies {
+            Policies::Told(told) => told.as_ref(),
+            _ => None,
+        }
+    }
+
     /// What is strange about the environment, but no problem.
     pub fn warnings(&self) -> Vec<String> {
-        if self.policies.is_none() {
+        if let Policies::Environment = self.policies {
             return self.environment.policy().map(|(_, warnings)| warnings).unwrap_or_default();
         }
         let overruled = self.environment.overruled().into_iter();
@@ -38,28 +80,35 @@ impl Inputs {
     /// # Errors
     /// Everything that is wrong.
     pub fn read(&self, current: Option<&Snapshot>, now: Instant) -> Result<Snapshot, Vec<Finding>> {
-        let found = self.found()?;
-        let first = found.first().map(|(_, policy)| (policy.listen.clone(), policy.shutdown_grace));
-        let kept = || current.map(|current| (current.listen.clone(), current.shutdown_grace));
-        let Some((listen, shutdown_grace)) = first.or_else(kept) else {
-            let path = self.policies.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
-            let message = "holds no policy: give a file, or a directory with files that end in .yaml, .yml or .json";
-            return Err(vec![Finding { file: path, problem: Problem::new("", message) }]);
+        let Found { candidates, kept, mut findings } = self.found(current)?;
+        let first = candidates.first().map(|policy| (policy.resolved.listen.clone(), policy.resolved.shutdown_grace));
+        let before = || current.map(|current| (current.listen.clone(), current.shutdown_grace));
+        let Some((listen, shutdown_grace)) = first.or_else(before) else {
+            // A policy that is wrong is a better reason than that there is none.
+            return Err(if findings.is_empty() { vec![self.nothing()] } else { findings });
         };
-        let tls_origin = found.first().map_or_else(String::new, |(origin, _)| origin.clone());
-        let tls = self.tls(&listen, current).map_err(|problems| findings(&tls_origin, problems));
-        match (self.attach(found, current, now), tls) {
-            (Ok(mut policies), Ok(tls)) => {
-                policies.extend(self.orphans(&policies, current, now));
-                policies.sort_by(|a, b| a.key().cmp(&b.key()));
-                Ok(Snapshot { policies, listen, tls, shutdown_grace })
-            }
-            (policies, tls) => {
-                let mut all = policies.err().unwrap_or_default();
-                all.extend(tls.err().unwrap_or_default());
-                Err(all)
-            }
+        let tls_origin = candidates.first().map_or_else(String::new, |policy| policy.origin.clone());
+        let mut policies = self.attach(candidates, current, now, &mut findings);
+        let tls = self.tls(&listen, current).unwrap_or_else(|troubles| {
+            findings.extend(troubles.into_iter().map(|trouble| finding(&tls_origin, trouble)));
+            None
+        });
+        if !findings.is_empty() {
+            return Err(findings);
         }
+        policies.extend(kept.iter().map(|policy| Policy { orphaned: false, ..self.refreshed(policy, now) }));
+        policies.extend(self.orphans(&policies, current, now));
+        policies.sort_by(|a, b| a.key().cmp(&b.key()));
+        Ok(Snapshot { policies, listen, tls, shutdown_grace })
+    }
+
+    fn nothing(&self) -> Finding {
+        let path = match &self.policies {
+            Policies::Files(path) => path.display().to_string(),
+            _ => String::new(),
+        };
+        let message = "holds no policy: give a file, or a directory with files that end in .yaml, .yml or .json";
+        Finding::new(path, Problem::new("", message))
     }
 
     /// The same policies with credentials and certificates as they are now; those that can't be read stay as they were.
@@ -69,42 +118,56 @@ impl Inputs {
         Snapshot { policies, tls, ..current.clone() }
     }
 
-    /// The policies of the files or of the environment, which one sidecar can serve together.
-    fn found(&self) -> Result<Vec<(String, Resolved)>, Vec<Finding>> {
+    /// The policies that one sidecar can serve together.
+    ///
+    /// # Errors
+    /// What keeps files and environment from being read to the end.
+    fn found(&self, current: Option<&Snapshot>) -> Result<Found, Vec<Finding>> {
+        let candidate = |(origin, resolved)| Candidate { origin, resolved, told: None };
         let mut found = match &self.policies {
-            Some(path) => files::policies(path)?,
-            None => vec![(environment::ORIGIN.to_owned(), self.environment.policy()?.0)],
+            Policies::Files(path) => {
+                let candidates = files::policies(path)?.into_iter().map(candidate).collect();
+                Found { candidates, ..Found::default() }
+            }
+            Policies::Environment => {
+                let policy = (environment::ORIGIN.to_owned(), self.environment.policy()?.0);
+                Found { candidates: vec![candidate(policy)], ..Found::default() }
+            }
+            Policies::Told(told) => found_told(told.iter().flat_map(|told| &told.policies), current),
         };
-        found.sort_by(|(_, a), (_, b)| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-        let conflicts = resolve::conflicts(&found.iter().map(|(_, policy)| policy).collect::<Vec<_>>());
-        if conflicts.is_empty() {
-            return Ok(found);
-        }
-        Err(conflicts.into_iter().map(|(i, problem)| Finding { file: found[i].0.clone(), problem }).collect())
+        let key = |policy: &Candidate| (policy.resolved.namespace.clone(), policy.resolved.name.clone());
+        found.candidates.sort_by_cached_key(key);
+        let conflicts = resolve::conflicts(&found.candidates.iter().map(|policy| &policy.resolved).collect::<Vec<_>>());
+        let conflicts = conflicts.into_iter().chain(taken(&found));
+        let conflicts: Vec<_> =
+            conflicts.map(|(i, problem)| Finding::new(&found.candidates[i].origin, problem)).collect();
+        found.findings.extend(conflicts);
+        Ok(found)
     }
 
-    /// Adds their credentials to policies.
+    /// Adds their credentials to policies; tells of those that lack something.
     fn attach(
         &self,
-        found: Vec<(String, Resolved)>,
+        candidates: Vec<Candidate>,
         current: Option<&Snapshot>,
         now: Instant,
-    ) -> Result<Vec<Policy>, Vec<Finding>> {
-        let (mut policies, mut all) = (Vec::new(), Vec::new());
-        for (origin, resolved) in found {
-            let key = (resolved.namespace.as_str(), resolved.name.as_str());
-            let before = current.and_then(|current| current.policies.iter().find(|policy| policy.key() == key));
+        findings: &mut Vec<Finding>,
+    ) -> Vec<Policy> {
+        let mut policies = Vec::new();
+        for Candidate { origin, resolved, told } in candidates {
+            let before = current.and_then(|current| current.get(&resolved.namespace, &resolved.name));
             match self.secrets.credentials(&resolved, before.map(|policy| &*policy.credentials), now) {
                 Ok(credentials) => policies.push(Policy {
                     resolved: shared(resolved, before.map(|policy| &policy.resolved)),
                     credentials: shared(credentials, before.map(|policy| &policy.credentials)),
                     origin,
+                    told,
                     orphaned: false,
                 }),
-                Err(problems) => all.extend(findings(&origin, problems)),
+                Err(troubles) => findings.extend(troubles.into_iter().map(|trouble| finding(&origin, trouble))),
             }
         }
-        if all.is_empty() { Ok(policies) } else { Err(all) }
+        policies
     }
 
     /// Policies that are gone, but for those whose name or alias another one has now.
@@ -125,15 +188,48 @@ impl Inputs {
         }
     }
 
-    fn tls(&self, listen: &Listen, current: Option<&Snapshot>) -> Result<Option<Arc<ListenFiles>>, Vec<Problem>> {
+    fn tls(&self, listen: &Listen, current: Option<&Snapshot>) -> Result<Option<Arc<ListenFiles>>, Vec<Trouble>> {
         let Some(tls) = &listen.tls else { return Ok(None) };
         let files = self.secrets.listen(tls)?;
         Ok(Some(shared(files, current.and_then(|current| current.tls.as_ref()))))
     }
 }
 
-fn findings(origin: &str, problems: Vec<Problem>) -> Vec<Finding> {
-    problems.into_iter().map(|problem| Finding { file: origin.to_owned(), problem }).collect()
+/// The policies that the operator told, each valid by itself; one without `spec` stays as it runs.
+fn found_told<'a>(told: impl Iterator<Item = &'a contract::Policy>, current: Option<&Snapshot>) -> Found {
+    let mut found = Found::default();
+    for policy in told {
+        let origin = told::origin(&policy.namespace, &policy.name);
+        let Some(spec) = &policy.spec else {
+            let runs = current.and_then(|current| current.get(&policy.namespace, &policy.name));
+            let same = runs.filter(|runs| runs.told.as_ref().is_some_and(|told| told.uid == policy.uid));
+            found.kept.extend(same.cloned());
+            continue;
+        };
+        match told::resolve(policy, spec) {
+            Ok(resolved) => {
+                found.candidates.push(Candidate { origin, resolved, told: Some(Arc::new(policy.clone())) });
+            }
+            Err(problems) => found.findings.extend(problems.into_iter().map(|problem| Finding::new(&origin, problem))),
+        }
+    }
+    found
+}
+
+/// Candidates whose alias a policy has that stays as it is.
+fn taken(found: &Found) -> Vec<(usize, Problem)> {
+    let alias = |policy: &Resolved| policy.database.alias.clone();
+    let kept: HashMap<_, _> = found.kept.iter().map(|policy| (alias(&policy.resolved), policy.key())).collect();
+    let taken = found.candidates.iter().enumerate().filter_map(|(index, policy)| {
+        let (namespace, name) = kept.get(&alias(&policy.resolved))?;
+        let message = format!("{namespace}/{name} is served under this name: set database.alias of one");
+        Some((index, Problem::new("spec.database.alias", message)))
+    });
+    taken.collect()
+}
+
+fn finding(origin: &str, Trouble { problem, fault }: Trouble) -> Finding {
+    Finding { file: origin.to_owned(), problem, fault }
 }
 
 /// The value before if it is equal, so that readers see by the pointer that nothing changed.

@@ -12,11 +12,27 @@ use super::inputs::Inputs;
 use super::{Finding, Policy, Rejection, Snapshot, State};
 use crate::api::resolve::{Listen, Resolved};
 use crate::api::schema;
+use crate::contract;
 
 /// Reads, judges and publishes configurations.
+#[derive(Debug)]
 pub struct Loader {
     inputs: Inputs,
     state: watch::Sender<State>,
+}
+
+/// What one reading gave.
+#[derive(Debug)]
+pub struct Reading {
+    outcome: Result<Snapshot, Vec<Finding>>,
+    /// What the operator had told then.
+    told: Option<Arc<contract::Configuration>>,
+}
+
+impl PartialEq for Reading {
+    fn eq(&self, other: &Self) -> bool {
+        self.outcome == other.outcome
+    }
 }
 
 impl Loader {
@@ -31,8 +47,16 @@ impl Loader {
             let (name, revision) = (&policy.resolved.name, &policy.resolved.revision);
             info!(policy = name, revision, from = policy.origin, "policy accepted");
         }
-        let state = watch::Sender::new(State { snapshot, rejection: None, accepted: 1, rejected: 0 });
+        let state = watch::Sender::new(State { snapshot, rejection: None, told: None, accepted: 1, rejected: 0 });
         Ok(Self { inputs, state })
+    }
+
+    /// Starts with no policy, until somebody tells of one.
+    pub fn waiting(inputs: Inputs, empty: Snapshot) -> Self {
+        inputs.warnings().into_iter().for_each(|warning| warn!("{warning}"));
+        let snapshot = Arc::new(empty);
+        let state = watch::Sender::new(State { snapshot, rejection: None, told: None, accepted: 0, rejected: 0 });
+        Self { inputs, state }
     }
 
     /// Another reader of what is in force.
@@ -41,28 +65,30 @@ impl Loader {
     }
 
     /// Reads everything anew.
-    ///
-    /// # Errors
-    /// Everything that is wrong.
-    pub fn read(&self, now: Instant) -> Result<Snapshot, Vec<Finding>> {
+    pub fn read(&self, now: Instant) -> Reading {
         let current = Arc::clone(&self.state.borrow().snapshot);
-        self.inputs.read(Some(&current), now)
+        Reading { outcome: self.inputs.read(Some(&current), now), told: self.inputs.told().cloned() }
     }
 
     /// Whether what was read may be a file in the middle of being replaced: it is refused anew, or a policy went away.
-    pub fn is_doubtful(&self, read: &Result<Snapshot, Vec<Finding>>) -> bool {
+    pub fn is_doubtful(&self, read: &Reading) -> bool {
         let orphans = |snapshot: &Snapshot| snapshot.policies.iter().filter(|policy| policy.orphaned).count();
         let state = self.state.borrow();
-        match read {
+        match &read.outcome {
             Ok(snapshot) => orphans(snapshot) > orphans(&state.snapshot),
             Err(findings) => state.rejection.as_ref().is_none_or(|rejection| rejection.findings != *findings),
         }
     }
 
     /// Puts what was read in force, or tells why not. Whether anything changed.
-    pub fn apply(&self, read: Result<Snapshot, Vec<Finding>>, now: Instant) -> bool {
+    pub fn apply(&self, read: Reading, now: Instant) -> bool {
+        let told = self.inputs.told();
+        if read.told.as_ref().map(Arc::as_ptr) != told.map(Arc::as_ptr) {
+            // The operator has told something since; all was read anew for that.
+            return false;
+        }
         let state = self.state.borrow().clone();
-        let next = match read {
+        let next = match read.outcome {
             Ok(snapshot) => accept(&state, snapshot),
             Err(findings) => {
                 // A refused policy must not keep a new password from those in force.
@@ -70,7 +96,20 @@ impl Loader {
                 refuse(&state, refreshed, findings)
             }
         };
-        next.map(|next| self.state.send_replace(next)).is_some()
+        let is_told_anew = state.told.as_ref() != told;
+        let next = next.or_else(|| is_told_anew.then_some(state));
+        next.map(|next| self.state.send_replace(State { told: told.cloned(), ..next })).is_some()
+    }
+
+    /// Reads everything and puts it in force, or tells why not. Whether anything changed.
+    pub fn reload(&self, now: Instant) -> bool {
+        self.apply(self.read(now), now)
+    }
+
+    /// The same with what the operator told.
+    pub fn tell(&mut self, configuration: contract::Configuration, now: Instant) -> bool {
+        self.inputs.tell(configuration);
+        self.reload(now)
     }
 }
 

@@ -1,59 +1,51 @@
-//! Where the configuration comes from: policy files that are watched, or the environment; and files with credentials.
+//! Where the configuration comes from: policy files that are watched, the environment, or what the operator told; and
+//! files with credentials.
 //!
 //! All or nothing: when anything that was read is wrong, nothing changes, the last good configuration stays and the
 //! [`Rejection`] says everything that is wrong.
 
 pub mod environment;
 pub mod files;
+mod finding;
 mod inputs;
 mod links;
 mod loader;
 mod secrets;
 #[cfg(test)]
 mod tests;
+mod thread;
+pub mod told;
 pub mod url;
 mod watch;
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tracing::info;
-
 use self::environment::Environment;
-use self::inputs::Inputs;
+pub use self::finding::{Fault, Finding};
+use self::inputs::{Inputs, Policies};
 use self::loader::Loader;
-use self::watch::{Signal, Targets, Watch};
+use self::thread::Watching;
+use self::told::Place;
+use self::watch::Targets;
 use super::options::Options;
-use crate::api::resolve::{Listen, Problem, Resolved};
+use crate::api::resolve::{Listen, Resolved};
+use crate::contract;
 use crate::pg::auth::Secret;
 
 /// For how long a replaced password is still accepted from clients, and tried at servers that refuse the new one.
 pub const OVERLAP: Duration = Duration::from_secs(300);
-
-/// Between two looks at the files where nothing tells of changes.
-const POLL: Duration = Duration::from_secs(2);
-/// After a whole change: others of the same save may follow.
-const QUIET_WHOLE: Duration = Duration::from_millis(2);
-/// Reading waits no longer than this after the first change, whatever follows.
-const QUIET_MOST: Duration = Duration::from_millis(40);
-/// After a write, until the file is closed: half a policy may well be valid, and be another one. A writer that keeps
-/// its file open is not waited for longer.
-const OPEN_MOST: Duration = Duration::from_secs(1);
-/// What looks wrong is read once more after this, before anybody is told: a file may be in the middle of being saved.
-const DOUBT: Duration = Duration::from_millis(100);
-/// Doubt ends here even if the file changes on and on.
-const DOUBT_MOST: Duration = Duration::from_millis(500);
 
 /// What a reader sees at any time.
 #[derive(Clone, Debug)]
 pub struct State {
     /// The configuration that is in force.
     pub snapshot: Arc<Snapshot>,
-    /// Why the newest files are not in force; `None` when they are.
+    /// Why the newest configuration is not in force; `None` when it is.
     pub rejection: Option<Arc<Rejection>>,
+    /// What the operator told last, in force or refused; `None` before it told anything, and without an operator.
+    pub told: Option<Arc<contract::Configuration>>,
     /// Times that a changed configuration was accepted, the first included.
     pub accepted: u64,
     /// Times that a changed configuration was refused.
@@ -63,7 +55,7 @@ pub struct State {
 /// One configuration, whole and valid.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
-    /// The policies, ordered by namespace and name; one or more.
+    /// The policies, ordered by namespace and name; none only while the operator has told of none.
     pub policies: Vec<Policy>,
     /// Where and whom the sidecar serves: the same in every policy that is not orphaned.
     pub listen: Listen,
@@ -73,6 +65,13 @@ pub struct Snapshot {
     pub shutdown_grace: Duration,
 }
 
+impl Snapshot {
+    /// The policy of this name.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<&Policy> {
+        self.policies.iter().find(|policy| policy.key() == (namespace, name))
+    }
+}
+
 /// A policy in force.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
@@ -80,9 +79,11 @@ pub struct Policy {
     pub resolved: Arc<Resolved>,
     /// Who logs in to the server, and whom clients must be.
     pub credentials: Arc<Credentials>,
-    /// Its file; `environment` without one.
+    /// Its file; `environment` or `operator` and its name without one.
     pub origin: String,
-    /// Its file, or it in there, is gone: it is served on until the sidecar ends or another policy takes its alias.
+    /// The policy as the operator told it, if it did.
+    pub told: Option<Arc<contract::Policy>>,
+    /// Its file, or it in there, is gone, or the operator tells of it no more: it is served on until the sidecar ends or another policy takes its alias.
     pub orphaned: bool,
 }
 
@@ -134,47 +135,42 @@ impl std::fmt::Debug for ListenFiles {
     }
 }
 
-/// Why files were not taken.
+/// Why a configuration was not taken.
 #[derive(Clone, Debug)]
 pub struct Rejection {
-    /// When they were read.
+    /// When it was read.
     pub at: SystemTime,
     /// Everything that is wrong.
     pub findings: Vec<Finding>,
 }
 
-/// What one reading gave.
-type Reading = Result<Snapshot, Vec<Finding>>;
-
-/// A problem and the file it is in.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Finding {
-    /// The file, or `environment`.
-    pub file: String,
-    /// What is wrong there.
-    pub problem: Problem,
-}
-
-impl std::fmt::Display for Finding {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.file, self.problem)
-    }
-}
-
 /// Reads the first configuration as the options and the environment have it, and starts to watch.
 ///
 /// # Errors
-/// Everything that is wrong with it.
+/// Everything that is wrong with it. With an operator a wrong one is no error: the sidecar waits for a good one.
 pub fn start(options: &Options) -> Result<Source, Vec<Finding>> {
-    Source::open(options.policy.clone(), options.secrets_dir.clone(), Environment::read())
+    let (secrets, environment) = (options.secrets_dir.clone(), Environment::read());
+    match &options.operator {
+        None => Source::open(options.policy.clone(), secrets, environment),
+        Some(operator) => Source::told(operator.place.clone(), secrets, environment, Files::Watched),
+    }
 }
 
-/// The configuration, kept up to date by a thread of its own; ends when dropped.
+/// Whether files are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Files {
+    /// By a thread: what changes in them is taken.
+    Watched,
+    /// Not at all: they are read when the operator tells something, and by [`Source::reload`]. Costs no thread.
+    Unwatched,
+}
+
+/// The configuration, kept up to date; ends when dropped.
 #[derive(Debug)]
 pub struct Source {
+    loader: Arc<Mutex<Loader>>,
     state: tokio::sync::watch::Receiver<State>,
-    signals: Sender<Signal>,
-    thread: Option<JoinHandle<()>>,
+    watching: Option<Watching>,
 }
 
 impl Source {
@@ -188,20 +184,41 @@ impl Source {
         secrets: Option<PathBuf>,
         environment: Environment,
     ) -> Result<Self, Vec<Finding>> {
-        let (signals, received) = mpsc::channel();
-        // Watching starts before reading: nothing can change unseen in between.
         let other = environment.login().ok().flatten().and_then(|login| login.root_certificate);
         let targets = Targets { policies: policies.clone(), secrets: secrets.clone(), other };
-        let watch = Watch::new(targets, signals.clone());
-        let loader = Loader::start(Inputs::new(policies, secrets, environment), Instant::now())?;
+        let policies = policies.map_or(Policies::Environment, Policies::Files);
+        let inputs = Inputs::new(policies, secrets, environment);
+        Self::new(Some(targets), || Loader::start(inputs, Instant::now()))
+    }
+
+    /// Waits for what the operator tells ([`Source::teller`]); until then there is no policy, and clients are expected
+    /// at `place`.
+    ///
+    /// # Errors
+    /// If the place can't be used, or no thread could be started.
+    pub fn told(
+        place: Place,
+        secrets: Option<PathBuf>,
+        environment: Environment,
+        files: Files,
+    ) -> Result<Self, Vec<Finding>> {
+        let targets = Targets { secrets: secrets.clone(), ..Targets::default() };
+        let empty = told::empty(&place)?;
+        let inputs = Inputs::new(Policies::Told(None), secrets, environment);
+        Self::new((files == Files::Watched).then_some(targets), || Ok(Loader::waiting(inputs, empty)))
+    }
+
+    fn new(
+        targets: Option<Targets>,
+        load: impl FnOnce() -> Result<Loader, Vec<Finding>>,
+    ) -> Result<Self, Vec<Finding>> {
+        // Watching starts before reading: nothing can change unseen in between.
+        let watch = targets.map(thread::Prepared::new);
+        let loader = load()?;
         let state = loader.subscribe();
-        let thread =
-            std::thread::Builder::new().name("configuration".into()).spawn(move || run(watch, &loader, &received));
-        let thread = thread.map_err(|error| {
-            let problem = Problem::new("", format!("the thread that watches it cannot be started: {error}"));
-            vec![Finding { file: "configuration".into(), problem }]
-        })?;
-        Ok(Self { state, signals, thread: Some(thread) })
+        let loader = Arc::new(Mutex::new(loader));
+        let watching = watch.map(|watch| watch.start(Arc::clone(&loader))).transpose()?;
+        Ok(Self { loader, state, watching })
     }
 
     /// What is in force, and a way to wait for changes of it.
@@ -211,79 +228,31 @@ impl Source {
 
     /// Reads everything once more, for SIGHUP.
     pub fn reload(&self) {
-        // Without a receiver the thread has ended, and the process is about to.
-        let _ = self.signals.send(Signal::Reload);
+        match &self.watching {
+            Some(watching) => watching.reload(),
+            None => _ = lock(&self.loader).reload(Instant::now()),
+        }
+    }
+
+    /// For whoever hears what the operator tells.
+    pub fn teller(&self) -> Teller {
+        Teller(Arc::clone(&self.loader))
     }
 }
 
-impl Drop for Source {
-    fn drop(&mut self) {
-        let _ = self.signals.send(Signal::Stop);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+/// Hands over what the operator told; clones hand it to the same [`Source`].
+#[derive(Clone, Debug)]
+pub struct Teller(Arc<Mutex<Loader>>);
+
+impl Teller {
+    /// Takes a configuration or refuses it, whole: readers of the source's [`State`] see which when this returns. Reads
+    /// the Secrets that it names. What this returns is whether anything changed.
+    pub fn tell(&self, configuration: contract::Configuration) -> bool {
+        lock(&self.0).tell(configuration, Instant::now())
     }
 }
 
-/// Waits for changes and applies them, until told to stop.
-fn run(mut watch: Watch, loader: &Loader, signals: &Receiver<Signal>) {
-    loop {
-        let first = match signals.recv_timeout(POLL) {
-            Ok(signal) => signal,
-            Err(RecvTimeoutError::Timeout) if watch.update() => Signal::Touched { whole: true },
-            Err(RecvTimeoutError::Timeout) => continue,
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
-        let since = Instant::now();
-        let Some(forced) = settle(first, since, signals) else { return };
-        let Some(read) = read(&mut watch, loader, since, signals) else { return };
-        let changed = loader.apply(read, Instant::now());
-        if forced && !changed {
-            info!("configuration read again: nothing changed");
-        }
-    }
-}
-
-/// Reads everything; what looks wrong is read again until it stays the same. `None` to stop.
-fn read(watch: &mut Watch, loader: &Loader, since: Instant, signals: &Receiver<Signal>) -> Option<Reading> {
-    // Looking comes before reading: what changes in between is seen by the next look.
-    watch.update();
-    let mut read = loader.read(Instant::now());
-    while loader.is_doubtful(&read) && since.elapsed() < DOUBT_MOST {
-        match signals.recv_timeout(DOUBT) {
-            Ok(signal) => _ = settle(signal, Instant::now(), signals)?,
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return None,
-        }
-        watch.update();
-        let again = loader.read(Instant::now());
-        let same = again == read;
-        read = again;
-        if same {
-            break;
-        }
-    }
-    Some(read)
-}
-
-/// Waits until the change that `first` tells of seems whole. Whether a reload was asked for; `None` to stop.
-fn settle(first: Signal, since: Instant, signals: &Receiver<Signal>) -> Option<bool> {
-    let (mut signal, mut forced) = (first, false);
-    loop {
-        let (quiet, most) = match signal {
-            Signal::Stop => return None,
-            Signal::Reload => {
-                forced = true;
-                (Duration::ZERO, QUIET_MOST)
-            }
-            Signal::Touched { whole: true } => (QUIET_WHOLE, QUIET_MOST),
-            Signal::Touched { whole: false } => (OPEN_MOST, OPEN_MOST),
-        };
-        let left = most.saturating_sub(since.elapsed());
-        match signals.recv_timeout(quiet.min(left)) {
-            Ok(next) => signal = next,
-            Err(RecvTimeoutError::Timeout) => return Some(forced),
-            Err(RecvTimeoutError::Disconnected) => return None,
-        }
-    }
+fn lock(loader: &Mutex<Loader>) -> MutexGuard<'_, Loader> {
+    // What is published is replaced whole, at the very end of each step.
+    loader.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,8 +10,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::environment::Login;
-use super::{Credentials, ListenFiles, OVERLAP, Previous, files};
+use super::{Credentials, Fault, ListenFiles, OVERLAP, Previous, files};
 use crate::api::resolve::{Auth, CredentialsSource, ListenTls, Problem, Resolved};
+use crate::contract::ReferenceState;
 use crate::pg::auth::Secret;
 
 /// The longest user name: PostgreSQL cuts longer ones (NAMEDATALEN - 1).
@@ -25,6 +26,28 @@ const SECRET_NAME: &str = "spec.database.credentials.secretName";
 const CA_SECRET_NAME: &str = "spec.database.tls.caSecretName";
 const LISTEN_SECRET_NAME: &str = "spec.listen.tls.secretName";
 const LISTEN_CA_SECRET_NAME: &str = "spec.listen.tls.clientCaSecretName";
+
+/// A problem and its kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// What is wrong, by the field that asks for it.
+    pub problem: Problem,
+    /// Of which kind that is.
+    pub fault: Fault,
+}
+
+impl Trouble {
+    /// A Secret that is there holds something that can't be used.
+    fn with(state: ReferenceState, field: &str, message: impl Into<String>) -> Self {
+        Self { problem: Problem::new(field, message), fault: Fault::Reference { state, mounted: true } }
+    }
+}
+
+impl From<Problem> for Trouble {
+    fn from(problem: Problem) -> Self {
+        Self { problem, fault: Fault::Policy }
+    }
+}
 
 /// Where credentials and certificates come from.
 #[derive(Debug)]
@@ -52,7 +75,7 @@ impl Secrets {
         policy: &Resolved,
         before: Option<&Credentials>,
         now: Instant,
-    ) -> Result<Credentials, Vec<Problem>> {
+    ) -> Result<Credentials, Vec<Trouble>> {
         let login = self.login(policy);
         let roots = self.server_roots(policy);
         match (login, roots) {
@@ -72,15 +95,17 @@ impl Secrets {
     ///
     /// # Errors
     /// Everything that is missing or wrong.
-    pub fn listen(&self, tls: &ListenTls) -> Result<ListenFiles, Vec<Problem>> {
+    pub fn listen(&self, tls: &ListenTls) -> Result<ListenFiles, Vec<Trouble>> {
         let certificate = self.file(LISTEN_SECRET_NAME, &tls.secret, "tls.crt", MAX_CERTIFICATES);
         let key = self.file(LISTEN_SECRET_NAME, &tls.secret, "tls.key", MAX_CERTIFICATES);
         let client_ca = tls.client_ca.as_ref().map(|secret| self.authorities(LISTEN_CA_SECRET_NAME, secret));
         match (certificate, key, client_ca.transpose()) {
             (Ok(certificate), Ok(key), Ok(client_ca)) => {
                 let key = String::from_utf8_lossy(&key).into_owned();
-                check_pair(&certificate, &key)
-                    .map_err(|message| vec![Problem::new(LISTEN_SECRET_NAME, format!("{}: {message}", tls.secret))])?;
+                check_pair(&certificate, &key).map_err(|message| {
+                    let message = format!("{}: {message}", tls.secret);
+                    vec![Trouble::with(ReferenceState::InvalidCaCertificateRef, LISTEN_SECRET_NAME, message)]
+                })?;
                 Ok(ListenFiles { certificate, key: Secret::new(key), client_ca })
             }
             (certificate, key, client_ca) => {
@@ -90,15 +115,18 @@ impl Secrets {
     }
 
     /// User and password.
-    fn login(&self, policy: &Resolved) -> Result<(String, Secret), Vec<Problem>> {
+    fn login(&self, policy: &Resolved) -> Result<(String, Secret), Vec<Trouble>> {
         let password_needed = policy.listen.auth == Auth::ScramSha256;
         match &policy.credentials {
-            CredentialsSource::Environment => self.environment_login(password_needed).map_err(|problem| vec![problem]),
+            CredentialsSource::Environment => {
+                self.environment_login(password_needed).map_err(|problem| vec![problem.into()])
+            }
             CredentialsSource::Secret(name) => {
                 let text = |key, max| {
                     let bytes = self.file(SECRET_NAME, name, key, max)?;
                     one_line(bytes).ok_or_else(|| {
-                        Problem::new(SECRET_NAME, format!("{} is empty or no text", self.shown(name, key)))
+                        let message = format!("{} is empty or no text", self.shown(name, key));
+                        Trouble::with(ReferenceState::SecretKeyMissing, SECRET_NAME, message)
                     })
                 };
                 let optional = !password_needed && self.is_missing(name, "password");
@@ -128,7 +156,7 @@ impl Secrets {
     }
 
     /// PEM of the authorities to trust; `None` for the system's, or where nothing is verified.
-    fn server_roots(&self, policy: &Resolved) -> Result<Option<Vec<u8>>, Problem> {
+    fn server_roots(&self, policy: &Resolved) -> Result<Option<Vec<u8>>, Trouble> {
         if !policy.database.tls.verifies() {
             return Ok(None);
         }
@@ -140,7 +168,8 @@ impl Secrets {
                 return self.authorities(SECRET_NAME, name).map(Some);
             }
             (CredentialsSource::Environment, Ok(Some(Login { root_certificate: Some(path), .. }))) => {
-                return certificates(path).map(Some).map_err(|message| Problem::new("DATABASE_URL", message));
+                let pem = read_certificates(path).and_then(|pem| certificates(path, pem));
+                return pem.map(Some).map_err(|message| Problem::new("DATABASE_URL", message).into());
             }
             _ => {}
         }
@@ -148,31 +177,30 @@ impl Secrets {
             let message = "finds no certificates to trust on this system: name a Secret with ca.crt in \
                            spec.database.tls.caSecretName, or put ca.crt beside the credentials of \
                            spec.database.credentials.secretName";
-            return Err(Problem::new("spec.database.tls.mode", message));
+            return Err(Trouble::with(ReferenceState::InvalidCaCertificateRef, "spec.database.tls.mode", message));
         }
         self.system_roots.get_or_init(|| ());
         Ok(None)
     }
 
-    fn authorities(&self, field: &str, secret: &str) -> Result<Vec<u8>, Problem> {
-        let path = self.path(field, secret, "ca.crt")?;
-        certificates(&path).map_err(|message| Problem::new(field, message))
+    fn authorities(&self, field: &str, secret: &str) -> Result<Vec<u8>, Trouble> {
+        let pem = self.file(field, secret, "ca.crt", MAX_CERTIFICATES)?;
+        certificates(Path::new(&self.shown(secret, "ca.crt")), pem)
+            .map_err(|message| Trouble::with(ReferenceState::InvalidCaCertificateRef, field, message))
     }
 
-    fn file(&self, field: &str, secret: &str, key: &str, max: usize) -> Result<Vec<u8>, Problem> {
-        let path = self.path(field, secret, key)?;
-        files::read(&path, max)
-            .map_err(|error| Problem::new(field, format!("{} cannot be read: {error}", path.display())))
-    }
-
-    fn path(&self, field: &str, secret: &str, key: &str) -> Result<PathBuf, Problem> {
-        match &self.dir {
-            Some(dir) => Ok(dir.join(secret).join(key)),
-            None => Err(Problem::new(
-                field,
-                format!("{secret} needs --secrets-dir DIR, with {key} in DIR/{secret}: give the flag"),
-            )),
-        }
+    fn file(&self, field: &str, secret: &str, key: &str, max: usize) -> Result<Vec<u8>, Trouble> {
+        let Some(dir) = &self.dir else {
+            let message = format!("{secret} needs --secrets-dir DIR, with {key} in DIR/{secret}: give the flag");
+            let fault = Fault::Reference { state: ReferenceState::SecretNotFound, mounted: false };
+            return Err(Trouble { problem: Problem::new(field, message), fault });
+        };
+        let directory = dir.join(secret);
+        let path = directory.join(key);
+        files::read(&path, max).map_err(|error| Trouble {
+            problem: Problem::new(field, format!("{} cannot be read: {error}", path.display())),
+            fault: missing(&directory),
+        })
     }
 
     fn is_missing(&self, secret: &str, key: &str) -> bool {
@@ -201,10 +229,23 @@ fn one_line(bytes: Vec<u8>) -> Option<String> {
     (!text.is_empty() && !text.contains('\0')).then(|| text.to_owned())
 }
 
-/// Reads a file of certificates: one or more.
-fn certificates(path: &Path) -> Result<Vec<u8>, String> {
-    let pem =
-        files::read(path, MAX_CERTIFICATES).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+/// Why a file of a Secret's directory can't be read. The kubelet's own entries, which begin with a dot, are there even
+/// if the Secret is not.
+fn missing(directory: &Path) -> Fault {
+    let mut entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let state = match entries.any(|entry| !entry.file_name().as_encoded_bytes().starts_with(b".")) {
+        true => ReferenceState::SecretKeyMissing,
+        false => ReferenceState::SecretNotFound,
+    };
+    Fault::Reference { state, mounted: directory.is_dir() }
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<u8>, String> {
+    files::read(path, MAX_CERTIFICATES).map_err(|error| format!("{} cannot be read: {error}", path.display()))
+}
+
+/// Checks a file of certificates: one or more.
+fn certificates(path: &Path, pem: Vec<u8>) -> Result<Vec<u8>, String> {
     chain(&pem).map(|_| ()).map_err(|message| format!("{}: {message}", path.display()))?;
     Ok(pem)
 }
