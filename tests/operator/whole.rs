@@ -99,7 +99,7 @@ impl Drop for Sidecar {
 
 impl World {
     /// Puts the shipped webhooks before the API server, by address instead of by Service.
-    async fn webhooks(&self, operator: &Operator) {
+    pub async fn webhooks(&self, operator: &Operator) {
         let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/webhooks.yaml")).unwrap();
         for document in serde_yaml::Deserializer::from_str(&text) {
             let mut document = Value::deserialize(document).unwrap();
@@ -114,7 +114,7 @@ impl World {
     }
 
     /// Creates a pod until it comes out with a sidecar: the API server hears of webhooks a moment later.
-    async fn injected(&self, name: &str, labels: Value, annotations: Value) -> Pod {
+    pub async fn injected(&self, name: &str, labels: Value, annotations: Value) -> Pod {
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": { "name": name, "labels": labels, "annotations": annotations },

@@ -102,9 +102,15 @@ impl World {
     /// Waits until the policy's conditions contain all of these, as `Ready=True/Ready`, about its present generation.
     #[track_caller]
     pub fn until(&self, name: &str, wanted: &[&str]) -> impl Future<Output = Value> {
+        self.until_within(PATIENCE, name, wanted)
+    }
+
+    /// The same for what takes longer by design.
+    #[track_caller]
+    pub fn until_within(&self, time: Duration, name: &str, wanted: &[&str]) -> impl Future<Output = Value> {
         let caller = std::panic::Location::caller();
         async move {
-            let end = Instant::now() + PATIENCE;
+            let end = Instant::now() + time;
             loop {
                 let policy = self.policies().get(name).await.unwrap();
                 let status = &policy.data["status"];
