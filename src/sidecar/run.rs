@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::clients::signal;
 use super::core::Core;
 use super::database::Registered;
-use super::drain::drain;
+use super::drain::{drain, leave};
 use super::front::{self, Desk};
 use super::gather::Sight;
 use super::http::{self, HttpState};
@@ -33,6 +33,9 @@ use crate::tls::TlsError;
 
 /// Descriptors beside those of clients and servers: listeners, HTTP, files.
 const OTHER_FILES: u64 = 512;
+
+/// How long the thread of HTTP may take to end; in a pod there is little time.
+const HTTP_ENDS: Duration = Duration::from_millis(150);
 
 /// Why the sidecar did not start.
 #[derive(Debug, thiserror::Error)]
@@ -133,11 +136,14 @@ async fn serve(options: &Options) -> Result<(), RunError> {
 
     shutdown.draining().cancelled().await;
     let grace = states.borrow().snapshot.shutdown_grace;
-    drain(&registered, &shutdown, grace, &accepting).await;
+    match options.operator {
+        Some(_) => leave(&registered, &shutdown, &accepting).await,
+        None => drain(&registered, &shutdown, grace, &accepting).await,
+    }
     stop.cancel();
     // Their work is done; a thread that hangs must not keep the process.
     drop(others);
-    let _ = tokio::time::timeout(Duration::from_secs(1), tokio::task::spawn_blocking(move || http.join())).await;
+    let _ = tokio::time::timeout(HTTP_ENDS, tokio::task::spawn_blocking(move || http.join())).await;
     tracing::info!("ended");
     Ok(())
 }

@@ -23,10 +23,7 @@ pub fn render(status: &Status, watched: Option<(HashMap<String, f64>, usize)>) -
             );
         }
         if pool.orphaned {
-            line(
-                &mut out,
-                &format!("{}: its policy's file is gone; it serves on until the sidecar ends", pool.database),
-            );
+            line(&mut out, &format!("{}: its policy is gone; it serves on until the sidecar ends", pool.database));
         }
     }
     if let Some(rejection) = &status.rejection {
@@ -77,6 +74,14 @@ fn head(status: &Status) -> String {
         ),
     );
     line(&mut out, &format!("Configurations: {} applied, {} refused", status.reloads.applied, status.reloads.rejected));
+    if let Some(operator) = &status.operator {
+        let state = match (&operator.error, operator.connected) {
+            (_, true) => "connected".into(),
+            (Some(error), false) => format!("not connected: {error}"),
+            (None, false) => "not connected yet".into(),
+        };
+        line(&mut out, &format!("Operator: {state} (term {}, since {})", operator.term, operator.since));
+    }
     out
 }
 
@@ -305,7 +310,7 @@ orders    healthy      12  30   40%    20         0     0        0        0     
         for part in [
             "not ready: draining",
             "orders: the health query failed once: x\\ny\n",
-            "orders: its policy's file is gone",
+            "orders: its policy is gone",
             "refused at 2026-11-03T10:00:00Z; nothing was changed:\n  p.yaml: spec.pool.size: -1 is too small\n",
         ] {
             assert!(text.contains(part), "no {part:?} in\n{text}");
