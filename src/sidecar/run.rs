@@ -97,7 +97,10 @@ async fn serve(options: &Options) -> Result<(), RunError> {
     let states = source.subscribe();
     let snapshot = Arc::clone(&states.borrow().snapshot);
     let workers = options.workers.get();
-    raise_files(&snapshot)?;
+    match (raise_files(&snapshot), &options.operator) {
+        (Err(error), Some(_)) => tracing::warn!("{error}"),
+        (raised, _) => raised?,
+    }
 
     let shutdown = Shutdown::new();
     tokio::spawn(shutdown.catch()?.run());
@@ -105,8 +108,16 @@ async fn serve(options: &Options) -> Result<(), RunError> {
     let core = Core::start(source, workers, stop.clone())?;
     let registered = Arc::clone(&core.registered);
 
-    let bound = Bound { listen: snapshot.listen.clone(), socket_only: options.socket_only };
-    let (sockets, addresses, front_door) = bind(&bound, options.operator.is_some())?;
+    let mut bound = Bound { listen: snapshot.listen.clone(), socket_only: options.socket_only };
+    let (sockets, addresses, front_door) = match (bind(&bound, options.operator.is_some()), &options.operator) {
+        (Err(error), Some(operator)) => {
+            // Whoever ends here never hears of a policy that is right.
+            tracing::error!(%error, "not where the policy wants it, but where there is none");
+            bound.listen = source::told::empty(&operator.place).map_err(RunError::Configuration)?.listen;
+            bind(&bound, true)?
+        }
+        (listening, _) => listening?,
+    };
     let door = Arc::new(Door::new(front::rules(&snapshot)?, core.salt));
     tokio::spawn(keep_rules(Arc::clone(&door), states.clone()));
     tokio::spawn(send_idle_away(Arc::clone(&registered)));
@@ -279,6 +290,9 @@ fn http_thread(
 async fn keep_rules(door: Arc<Door>, mut states: watch::Receiver<State>) {
     while states.changed().await.is_ok() {
         let snapshot = Arc::clone(&states.borrow_and_update().snapshot);
+        if let Err(error) = raise_files(&snapshot) {
+            tracing::warn!("{error}");
+        }
         match front::rules(&snapshot) {
             Ok(rules) => door.set_rules(rules),
             Err(error) => tracing::error!(%error, "the certificate for clients can't be used; the last good one stays"),

@@ -3,6 +3,7 @@
 use crate::support::{Launch, Load, Operator, Postgres, Sidecar, eventually};
 use crate::{followed, policy};
 use poolkeeper::contract::Configuration;
+use std::sync::Arc;
 
 #[test]
 fn an_operator_that_dies_and_comes_back_changes_nothing_for_clients() {
@@ -70,7 +71,7 @@ fn a_broken_state_is_passed_over() {
 }
 
 /// A sidecar whose pod was made with this configuration, and no operator.
-fn stamped(change: impl FnOnce(&Launch) -> Configuration) -> (Operator, Sidecar, String) {
+fn stamped(change: impl FnOnce(&Launch) -> Configuration) -> (Arc<Postgres>, Operator, Sidecar, String) {
     let pg = Postgres::shared();
     let (policy, name) = policy(&pg);
     let mut operator = Operator::start();
@@ -79,13 +80,13 @@ fn stamped(change: impl FnOnce(&Launch) -> Configuration) -> (Operator, Sidecar,
     let file = launch.dir().join("stamped");
     std::fs::write(&file, serde_json::to_vec(&change(&launch)).unwrap()).unwrap();
     let sidecar = launch.arg("--stamped").arg(file.to_str().unwrap()).start();
-    (operator, sidecar, name)
+    (pg, operator, sidecar, name)
 }
 
 #[test]
 fn a_pod_starts_with_what_it_was_made_with() {
     let told = |launch: &Launch| Configuration { term: 3, policies: vec![launch.policy().told("s1")] };
-    let (mut operator, sidecar, name) = stamped(told);
+    let (_pg, mut operator, sidecar, name) = stamped(told);
     sidecar.client().works();
     assert_eq!(sidecar.get("/readyz").0, 200);
     operator.lead(4);
@@ -97,9 +98,24 @@ fn a_pod_starts_with_what_it_was_made_with() {
     assert_eq!(operator.hellos()[0].term, 3);
 }
 
+/// A policy must not keep the sidecar from hearing of a better one.
+#[test]
+fn where_the_policy_wants_to_listen_somebody_else_does() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let told = |launch: &Launch, port: u16| launch.policy().clone().set("listen.port", port).told("s1");
+    let stamp = |launch: &Launch| Configuration { term: 1, policies: vec![told(launch, port)] };
+    let (_pg, mut operator, sidecar, name) = stamped(stamp);
+    sidecar.client().works();
+    operator.start_again();
+    assert_eq!(operator.until_applied(&name, "s1").restart, ["spec.listen.port"]);
+    operator.tell(&[sidecar.policy.told("r1")]);
+    assert_eq!(operator.until_applied(&name, "r1").restart, Vec::<String>::new());
+}
+
 #[test]
 fn a_pod_that_was_made_with_nonsense_waits() {
-    let (mut operator, sidecar, name) = stamped(|launch| Configuration {
+    let (_pg, mut operator, sidecar, name) = stamped(|launch| Configuration {
         term: 1,
         policies: vec![launch.policy().clone().set("pool.size", "many").told("s1")],
     });

@@ -1,11 +1,12 @@
 #![allow(clippy::unwrap_used)]
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use super::*;
 use crate::contract::{Configuration, ReferenceState};
 use crate::sidecar::source::environment::Environment;
-use crate::sidecar::source::{Fault, Files, Source, State};
+use crate::sidecar::source::{Fault, Files, Source, State, lock};
 
 /// A directory with the Secret `db`, and a source that reads it and is told the rest.
 struct Bed {
@@ -158,6 +159,17 @@ fn what_is_told_no_more_is_served_on() {
     assert_eq!(running(&state), [("a".into(), 1, true), ("b".into(), 2, true)]);
     let state = bed.tell(&[policy("a", "r1", 1)]);
     assert_eq!(running(&state), [runs("a", 1), ("b".into(), 2, true)]);
+}
+
+#[test]
+fn a_reading_that_was_overtaken_is_dropped() {
+    let bed = Bed::new();
+    bed.tell(&[policy("a", "r1", 1)]);
+    let now = Instant::now();
+    let stale = lock(&bed.source.loader).read(now);
+    bed.tell(&[policy("a", "r2", 2)]);
+    assert!(!lock(&bed.source.loader).apply(stale, now));
+    assert_eq!(running(&bed.state()), [runs("a", 2)]);
 }
 
 #[test]
