@@ -18,6 +18,9 @@ pub const CREDENTIALS: &str = "poolkeeper.dev/credentials";
 /// Annotation on a pod: environment variables to set in the app's containers, from `PGHOST,PGPORT`.
 pub const INJECT_ENV: &str = "poolkeeper.dev/inject-env";
 
+/// Annotation that injection puts on a pod: a short hash of the sidecar and its volumes as they were injected. Others may
+/// change them after that; injection makes them anew only if it would inject something else.
+pub const INJECTION: &str = "poolkeeper.dev/injection";
 /// Annotation that injection puts on a pod: the configuration at that time ([`crate::contract::Configuration`] in JSON),
 /// so that a pod starts without a leader.
 pub const CONFIGURATION: &str = "poolkeeper.dev/configuration";

@@ -31,9 +31,23 @@ started() {
   [ "${fields[0]}" = Z ] || echo "${fields[19]}"
 }
 
-# keeper DIR: the id of the process that keeps a cluster, if it is alive.
-keeper() {
+# alive FILE: the id in a file of an id and its start, if that process lives.
+alive() {
   local pid since
-  read -r pid since 2>/dev/null <"$1/keeper" || return 1
+  read -r pid since 2>/dev/null <"$1" || return 1
   [ -n "$since" ] && [ "$(started "$pid")" = "$since" ] && echo "$pid"
+}
+
+# keeper DIR: the id of the process that keeps a cluster, if it lives.
+keeper() { alive "$1/keeper"; }
+
+# enter DIR OPTION… -- COMMAND…: becomes the command, in the namespaces (nsenter's options) of a whole node; as it is, of a control plane alone.
+enter() {
+  local dir=$1 options=() pid; shift
+  while [ "$1" != -- ]; do options+=("$1"); shift; done
+  shift
+  [ -e "$dir/inside" ] || exec "$@"
+  pid=$(alive "$dir/inside") || die "the node in $dir has ended: tests/cluster/down"
+  if [ "$(id -u)" != 0 ]; then exec sudo --preserve-env nsenter --target "$pid" "${options[@]}" -- "$@"; fi
+  exec nsenter --target "$pid" "${options[@]}" -- "$@"
 }

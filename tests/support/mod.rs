@@ -23,6 +23,7 @@ pub mod policy;
 pub mod process;
 pub mod sidecar;
 pub mod socket;
+pub mod webhook;
 pub mod wire;
 
 pub use apiserver::ApiServer;

@@ -4,21 +4,20 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::resolve::resolve_value;
 
-fn policy(name: &str, created: i64, generation: i64, spec: Value) -> Policy {
+pub fn policy(name: &str, created: i64, generation: i64, spec: Value) -> Policy {
     let key = Key::new("shop", name);
     let document = json!({
         "apiVersion": "poolkeeper.dev/v1alpha1", "kind": "DbPoolPolicy",
         "metadata": { "name": name, "namespace": "shop", "generation": generation }, "spec": spec,
     });
     let selector = serde_json::from_value(spec["selector"].clone()).ok();
-    let assign =
-        |resolved| Assigned { key: key.clone(), uid: format!("uid-{name}"), generation, resolved: Arc::new(resolved) };
+    let assign = |resolved| Assigned::new(key.clone(), format!("uid-{name}"), generation, resolved);
     let verdict = resolve_value(document).map(|resolved| Arc::new(assign(resolved)));
     let created = Timestamp::from_second(created).unwrap();
     Policy { uid: format!("uid-{name}"), key, created, generation, selector, verdict }
 }
 
-fn spec(app: &str, database: &str, size: i32) -> Value {
+pub fn spec(app: &str, database: &str, size: i32) -> Value {
     json!({
         "selector": { "matchLabels": { "app": app } },
         "database": { "host": "db", "name": database, "credentials": { "secretName": "s" } },
@@ -26,7 +25,7 @@ fn spec(app: &str, database: &str, size: i32) -> Value {
     })
 }
 
-fn pod(name: &str, labels: &[(&str, &str)]) -> Pod {
+pub fn pod(name: &str, labels: &[(&str, &str)]) -> Pod {
     let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     Pod { key: Key::new("shop", name), uid: format!("uid-{name}"), labels, ..Pod::default() }
 }
@@ -63,7 +62,8 @@ fn a_policy_reaches_its_pods_and_no_others() {
     let changes = index.flush();
     assert_eq!((names(&changes.policies), names(&changes.pods)), (vec!["orders"], vec!["a"]));
     assert!(stream.has_changed().unwrap());
-    assert_eq!(index.policy(&Key::new("shop", "orders")).unwrap().pods, [("a".to_owned(), "uid-a".to_owned())]);
+    let pods = index.policy(&Key::new("shop", "orders")).unwrap().pods;
+    assert_eq!(pods.iter().map(|(name, uid, _)| (name.as_str(), uid.as_str())).collect::<Vec<_>>(), [("a", "uid-a")]);
 }
 
 #[test]

@@ -1,0 +1,3 @@
+module poolkeeper.dev/tests/cluster/pause
+
+go 1.26.0

@@ -1,0 +1,12 @@
+//! Injection: what becomes of pods of many shapes, what holds for any pod, and the webhooks over real TLS.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod golden;
+mod properties;
+mod pss;
+mod reviews;
+mod world;
