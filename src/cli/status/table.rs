@@ -221,7 +221,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sidecar::status::{Connections, Problem, Rejection};
+    use crate::sidecar::status::{Connections, Operator, Problem, Rejection};
 
     fn status() -> Status {
         let client = |pid: i32, activity: &str| Client {
@@ -306,11 +306,14 @@ orders    healthy      12  30   40%    20         0     0        0        0     
         let problem =
             Problem { file: "p.yaml".into(), path: "spec.pool.size".into(), message: "-1 is too small".into() };
         status.rejection = Some(Rejection { at: "2026-11-03T10:00:00Z".into(), problems: vec![problem] });
+        status.operator =
+            Some(Operator { error: Some("a\nb".into()), term: 3, since: "then".into(), ..Operator::default() });
         let text = render(&status, None);
         for part in [
             "not ready: draining",
             "orders: the health query failed once: x\\ny\n",
             "orders: its policy is gone",
+            "Operator: not connected: a\\nb (term 3, since then)\n",
             "refused at 2026-11-03T10:00:00Z; nothing was changed:\n  p.yaml: spec.pool.size: -1 is too small\n",
         ] {
             assert!(text.contains(part), "no {part:?} in\n{text}");
