@@ -53,6 +53,9 @@ pub enum RunError {
     /// TLS can't be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// It would have gone on without a part of itself.
+    #[error("a task of the operator has ended; the log says which")]
+    Task,
     /// The system refused something else.
     #[error(transparent)]
     System(#[from] io::Error),
@@ -135,7 +138,14 @@ async fn serve(options: &Options) -> Result<(), RunError> {
     });
     tracing::info!(stream = %address, http = %http_address, namespace = options.namespace, identity = options.identity, "running");
 
-    shutdown.draining().cancelled().await;
+    let failed = tokio::select! {
+        () = shutdown.draining().cancelled() => false,
+        // None of them ends by itself: without it the operator would only look alive.
+        Some(ended) = tasks.join_next() => {
+            tracing::error!(?ended, "a task of the operator has ended");
+            true
+        }
+    };
     tracing::info!("ending");
     stop.cancel();
     // The Lease is given back last, when nothing is written any more.
@@ -143,7 +153,7 @@ async fn serve(options: &Options) -> Result<(), RunError> {
     let _ = tokio::time::timeout(END, election).await;
     let _ = tokio::time::timeout(END, tokio::task::spawn_blocking(move || http.join())).await;
     tracing::info!("ended");
-    Ok(())
+    if failed { Err(RunError::Task) } else { Ok(()) }
 }
 
 /// Starts the thread of the webhooks.

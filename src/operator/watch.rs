@@ -144,10 +144,10 @@ impl Watched for DynamicObject {
     }
 
     fn apply(self, state: &State) {
-        if let Ok(status) = serde_json::from_value::<DbPoolPolicyStatus>(self.data["status"].clone()) {
-            state.seen().policies.insert(self.uid().unwrap_or_default(), status);
-        }
+        // A status that can't be read is none: it is written anew.
+        let status = serde_json::from_value::<DbPoolPolicyStatus>(self.data["status"].clone()).ok();
         state.index().apply_policy(policy(&self));
+        state.saw_policy(&Watched::key(&self), self.uid().unwrap_or_default(), status);
     }
 
     fn delete(self, state: &State) {
@@ -157,6 +157,7 @@ impl Watched for DynamicObject {
 
     fn retain(listed: &BTreeSet<Key>, state: &State) {
         state.index().retain_policies(listed);
+        state.retain_policies();
     }
 }
 
@@ -201,8 +202,9 @@ impl Watched for KubePod {
             ended: status.and_then(|s| s.phase.as_deref()).is_some_and(|phase| matches!(phase, "Succeeded" | "Failed")),
             labels: self.metadata.labels.clone().unwrap_or_default(),
         };
-        state.seen().pods.insert(pod.uid.clone(), conditions);
+        let (key, uid) = (pod.key.clone(), pod.uid.clone());
         state.index().apply_pod(pod);
+        state.saw_pod(&key, uid, conditions);
     }
 
     fn delete(self, state: &State) {
@@ -214,6 +216,7 @@ impl Watched for KubePod {
 
     fn retain(listed: &BTreeSet<Key>, state: &State) {
         state.index().retain_pods(listed);
+        state.retain_pods();
     }
 }
 
@@ -249,8 +252,22 @@ mod tests {
         event(Err(watcher::Error::NoResourceVersion));
         event(Ok(Event::Init));
         assert_eq!(known().len(), 1, "nothing is taken away before the list is whole");
+        state.saw_policy(&Key::new("shop", "orders"), "u".into(), Some(DbPoolPolicyStatus::default()));
         event(Ok(Event::InitDone));
         assert_eq!(known(), []);
+        assert!(state.seen().policies.is_empty());
+    }
+
+    #[test]
+    fn a_status_that_somebody_takes_away_is_forgotten() {
+        let state = State::default();
+        let mut policy = object(json!({}));
+        policy.data["status"] = json!({ "observedGeneration": 3 });
+        policy.clone().apply(&state);
+        assert_eq!(state.seen().policies["u"].observed_generation, Some(3));
+        policy.data.as_object_mut().unwrap().remove("status");
+        policy.apply(&state);
+        assert!(state.seen().policies.is_empty());
     }
 
     #[test]
