@@ -153,12 +153,8 @@ struct Crew {
 impl Crew {
     /// Accepts and serves clients on this thread's runtime.
     fn serve(&self, sockets: &Sockets, number: usize) -> io::Result<()> {
-        let worker = Arc::new(Worker {
-            number,
-            buffers: proxy::buffer::Pool::default(),
-            registered: Arc::clone(&self.registered),
-            token: Arc::clone(&self.token),
-        });
+        let worker =
+            Arc::new(Worker { number, registered: Arc::clone(&self.registered), token: Arc::clone(&self.token) });
         let desk =
             Arc::new(Desk { registered: Arc::clone(&self.registered), token: Arc::clone(&self.token), worker: number });
         for listener in sockets.listeners()? {
