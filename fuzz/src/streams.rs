@@ -1,14 +1,12 @@
 //! A client and a server with the proxy's pure parts between them, which move bytes as its relay does.
 
-use std::sync::Arc;
-
 use poolkeeper::api::resolve::Mode;
 use poolkeeper::pg::exchange::{Exchange, OutOfStep};
 use poolkeeper::pg::message;
 use poolkeeper::pg::session::mine::Care;
 use poolkeeper::pg::session::prepared::{Cache, Names, Registry};
 use poolkeeper::pg::session::server::{Parameters, Session};
-use poolkeeper::sidecar::proxy::buffer::{Buffer, LARGE, Outgoing, Pool, SMALL};
+use poolkeeper::sidecar::proxy::buffer::{Buffer, LARGE, Outgoing, SMALL};
 use poolkeeper::sidecar::proxy::egress::{Egress, Seen, Sides};
 use poolkeeper::sidecar::proxy::ingress::{Ingress, Rules, Server, Stop, Taken, Turn};
 use poolkeeper::sidecar::stats::Worker;
@@ -21,7 +19,6 @@ pub struct Pair {
     application: Option<&'static str>,
     registry: Registry,
     stats: Worker,
-    pool: Pool,
     /// The client's side.
     pub ingress: Ingress,
     names: Names,
@@ -47,14 +44,13 @@ impl Pair {
             application: (flags & 16 != 0).then_some("it's\\me"),
             registry: Registry::default(),
             stats: Worker::default(),
-            pool: Pool::default(),
             ingress: Ingress::new(mode),
             names: Names::default(),
             input: Buffer::default(),
             exchange: Exchange::default(),
             cache: Cache::new(2),
             egress: Egress::default(),
-            session: Session::new(Arc::default()),
+            session: Session::default(),
             parameters: Parameters::default(),
             entered: false,
             from_server: Buffer::default(),
@@ -80,7 +76,7 @@ impl Pair {
     /// what stopped it.
     pub fn client_sends(&mut self, bytes: &[u8]) -> (usize, Vec<u8>, Stop) {
         let max = self.max_buffered.max(SMALL);
-        let space = self.input.space(&self.pool, max);
+        let space = self.input.space(max);
         let n = space.len().min(bytes.len());
         space[..n].copy_from_slice(&bytes[..n]);
         self.input.filled(n);
@@ -118,7 +114,7 @@ impl Pair {
         assert!(self.names.bytes() <= 17 * self.max_buffered.max(SMALL));
         let sent = out.take(&self.input);
         self.input.consume(taken);
-        self.input.rest(&self.pool);
+        self.input.rest();
         (n, sent, stop)
     }
 
@@ -129,7 +125,7 @@ impl Pair {
     pub fn server_sends(&mut self, bytes: &[u8]) -> Result<(Vec<u8>, Seen), (Vec<u8>, OutOfStep)> {
         let (mut rest, mut got, mut all) = (bytes, Vec::new(), Seen::default());
         loop {
-            let space = self.from_server.space(&self.pool, LARGE);
+            let space = self.from_server.space(LARGE);
             let n = space.len().min(rest.len());
             assert!(n > 0 || rest.is_empty(), "full, and nothing moves");
             space[..n].copy_from_slice(&rest[..n]);
@@ -161,7 +157,7 @@ impl Pair {
                 Err(error) => return Err((got, error)),
             }
             if rest.is_empty() || all.refused {
-                self.from_server.rest(&self.pool);
+                self.from_server.rest();
                 return Ok((got, all));
             }
         }

@@ -359,6 +359,18 @@ impl Exchange {
         self.copy == Copy::In || (!self.owed.is_empty() && !self.failed)
     }
 
+    /// Whether a message with this tag is for the client and changes nothing: rows and what describes them, most of what
+    /// servers say. [`Exchange::on_server`] would say `Forward`.
+    #[inline]
+    pub fn passes(&self, tag: u8) -> bool {
+        let rows = matches!(tag, b'D' | b'd');
+        self.owed.front().is_some_and(|owed| match owed.expect {
+            Expect::Query => rows || tag == b'T',
+            Expect::Execute => rows && owed.also.purpose.is_none(),
+            _ => false,
+        })
+    }
+
     /// Holds a message from the server against what is owed. `body` is needed for ReadyForQuery and CommandComplete only.
     ///
     /// # Errors

@@ -3,6 +3,8 @@
 //! No variant holds a buffer of its own while it idles (rustls keeps only what a record still lacks), so a
 //! connection that waits costs its socket and nothing else.
 
+mod plain;
+
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -74,17 +76,43 @@ impl Stream {
         }
     }
 
+    /// Whether a read may find something, as [`Stream::poll_readable`] says it, for somebody who does not wait.
+    pub fn seems_readable(&mut self) -> bool {
+        match self {
+            Stream::Tcp(tcp) => plain::seems_readable(tcp),
+            Stream::Unix(unix) => plain::seems_readable(unix),
+            Stream::ServerTls(tls) => {
+                let (tcp, session) = tls.get_mut();
+                has_plaintext(session.reader()) || plain::seems_readable(tcp)
+            }
+            Stream::ClientTls(tls) => {
+                let (tcp, session) = tls.get_mut();
+                has_plaintext(session.reader()) || plain::seems_readable(tcp)
+            }
+        }
+    }
+
     /// Reads into `buf`; 0 is the end. A peer that ends TLS without saying so is at its end too: a frame that it
     /// cut short is noticed by its length.
     ///
-    /// This goes through `AsyncRead::poll_read`, for which a short read means "empty for now": the next call
-    /// waits without a system call.
+    /// A short read means "empty for now": the next call waits without a system call.
     ///
     /// # Errors
     /// Those of the socket and of TLS.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut buf = ReadBuf::new(buf);
-        match ready!(each!(self, inner => Pin::new(inner).poll_read(cx, &mut buf))) {
+        let (read, buf) = match self {
+            Stream::Tcp(tcp) => return plain::poll_read(tcp, cx, buf),
+            Stream::Unix(unix) => return plain::poll_read(unix, cx, buf),
+            Stream::ServerTls(tls) => {
+                let mut buf = ReadBuf::new(buf);
+                (Pin::new(tls).poll_read(cx, &mut buf), buf)
+            }
+            Stream::ClientTls(tls) => {
+                let mut buf = ReadBuf::new(buf);
+                (Pin::new(tls).poll_read(cx, &mut buf), buf)
+            }
+        };
+        match ready!(read) {
             Ok(()) => Poll::Ready(Ok(buf.filled().len())),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(0)),
             Err(error) => Poll::Ready(Err(error)),
@@ -96,7 +124,12 @@ impl Stream {
     /// # Errors
     /// Those of the socket and of TLS.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        each!(self, inner => Pin::new(inner).poll_write(cx, buf))
+        match self {
+            Stream::Tcp(tcp) => plain::poll_write(tcp, cx, buf),
+            Stream::Unix(unix) => plain::poll_write(unix, cx, buf),
+            Stream::ServerTls(tls) => Pin::new(tls).poll_write(cx, buf),
+            Stream::ClientTls(tls) => Pin::new(tls).poll_write(cx, buf),
+        }
     }
 
     /// Writes some of `bufs` in one system call.
@@ -104,7 +137,12 @@ impl Stream {
     /// # Errors
     /// Those of the socket and of TLS.
     pub fn poll_write_vectored(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        each!(self, inner => Pin::new(inner).poll_write_vectored(cx, bufs))
+        match self {
+            Stream::Tcp(tcp) => plain::poll_write_vectored(tcp, cx, bufs),
+            Stream::Unix(unix) => plain::poll_write_vectored(unix, cx, bufs),
+            Stream::ServerTls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+            Stream::ClientTls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+        }
     }
 
     /// Ready when nothing that was written waits in memory; without TLS nothing ever does.

@@ -138,7 +138,7 @@ impl<B: Backend> Future for Checkout<B> {
         }
         outcome.map(|result| {
             let (id, conn, serial, fresh) = result?;
-            Ok(Lease { shared: this.shared.clone(), id, conn: Some(conn), serial, fresh, end_waker: None })
+            Ok(Lease::new(this.shared.clone(), id, conn, serial, fresh))
         })
     }
 }
@@ -176,9 +176,20 @@ pub struct Lease<B: Backend> {
 }
 
 impl<B: Backend> Lease<B> {
+    pub(super) fn new(shared: Arc<Shared<B>>, id: ConnId, conn: B::Conn, serial: u64, fresh: bool) -> Self {
+        Self { shared, id, conn: Some(conn), serial, fresh, end_waker: None }
+    }
+
     /// The connection is healthy and clean; `now` counts as the moment its server was last heard from.
     pub fn give_back(mut self, now: Instant) {
-        self.end(Event::CheckIn { conn: self.id, heard: true }, now);
+        let Some(conn) = self.conn.take() else { return };
+        let mut state = self.shared.lock();
+        state.put(self.id, conn);
+        let after = state.check_in(&self.shared, self.id, now);
+        drop(state);
+        if let Some(after) = after {
+            after.carry_out(&self.shared);
+        }
     }
 
     /// The connection cannot be used again.

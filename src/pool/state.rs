@@ -166,6 +166,21 @@ impl<B: Backend> State<B> {
         after
     }
 
+    /// A connection of this key with nothing to follow from lending it, with its number.
+    pub fn lend(&mut self, shared: &Shared<B>, key: &B::Key, now: Instant) -> Option<(ConnId, B::Conn, u64)> {
+        let (place, conn) = self.engine.offer(key, now)?;
+        // If it is not usable that is found again on the long way, which does something about it.
+        self.look(shared, conn).ok()?;
+        let live = self.conn_slot(conn).take()?;
+        Some((conn, live, self.engine.lend(place, conn)))
+    }
+
+    /// A healthy connection comes back, of which [`State::put`] has put away what is left; says if anything follows.
+    pub fn check_in(&mut self, shared: &Shared<B>, conn: ConnId, now: Instant) -> Option<After<B>> {
+        let more = !self.engine.check_in_quietly(conn, now);
+        more.then(|| self.on(shared, Event::CheckIn { conn, heard: true }, now))
+    }
+
     fn effect(&mut self, shared: &Shared<B>, effect: Effect<B::Key>, now: Instant, after: &mut After<B>) {
         match effect {
             Effect::Grant { request, conn, ping, fresh } => {

@@ -1,12 +1,11 @@
 //! PostgreSQL as a pool's backend: opens, pings, looks at, and closes servers.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::catalog::{Catalog, Witness};
@@ -18,14 +17,18 @@ use crate::pg::cancel::Limiter;
 use crate::pg::connect::{self, ConnectError};
 use crate::pg::error::SqlState;
 use crate::pg::exchange::Exchange;
+
 use crate::pg::session::prepared::Cache;
 use crate::pg::session::server::{Parameters, Session};
 use crate::pg::startup::StartupSet;
 use crate::pg::stream::Stream;
 use crate::pool::{Backend, CloseOutcome, CloseReason, PingError, Replace};
 
+mod cancel;
 pub mod rows;
 mod simple;
+
+pub use self::cancel::{CancelTarget, Held, Targets};
 
 /// A ping and a reset must end within this time, or the server is closed.
 const QUICK: Duration = Duration::from_secs(5);
@@ -79,64 +82,6 @@ impl PgConn {
     }
 }
 
-/// Where a cancel request for one server goes, and how many are under way.
-#[derive(Debug)]
-pub struct CancelTarget {
-    addr: connect::Addr,
-    pid: i32,
-    key: Vec<u8>,
-    under_way: AtomicU32,
-    ended: Notify,
-}
-
-/// Cancel requests under way for one server: one is enough, a second covers a statement that began meanwhile.
-const CANCELS_PER_SERVER: u32 = 2;
-
-impl CancelTarget {
-    /// Counts a cancel request that is about to be sent. False if there is no key to send (wire-cases 6) or if
-    /// enough are under way (wire-cases 4).
-    pub fn begin(&self) -> bool {
-        let one_more = |n: u32| (n < CANCELS_PER_SERVER).then_some(n + 1);
-        !self.key.is_empty() && self.under_way.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_ok()
-    }
-
-    /// Sends a cancel request that [`CancelTarget::begin`] has counted.
-    pub async fn send(self: Arc<Self>, limiter: &Limiter) {
-        // Armed before the first await: however this ends, the server must become lendable again.
-        let sent = Sent(Arc::clone(&self));
-        let _permit = limiter.acquire().await;
-        if let Err(error) = connect::cancel(&self.addr, self.pid, &self.key, QUICK).await {
-            tracing::warn!(pid = self.pid, %error, "a cancel request did not reach the server");
-        }
-        drop(sent);
-    }
-
-    /// Whether no cancel request is under way: a statement of the next client can't be hit.
-    pub fn is_settled(&self) -> bool {
-        self.under_way.load(Ordering::Acquire) == 0
-    }
-
-    /// Waits until no cancel request is under way.
-    pub async fn settled(&self) {
-        loop {
-            let ended = self.ended.notified();
-            if self.is_settled() {
-                return;
-            }
-            ended.await;
-        }
-    }
-}
-
-struct Sent(Arc<CancelTarget>);
-
-impl Drop for Sent {
-    fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::AcqRel);
-        self.0.ended.notify_waiters();
-    }
-}
-
 /// A host name and its addresses.
 #[derive(Debug)]
 struct Name {
@@ -148,13 +93,15 @@ struct Name {
 #[derive(Debug)]
 pub struct PgBackend {
     settings: RwLock<Arc<Settings>>,
-    buffers: buffer::Pool,
     cancels: Limiter,
+    targets: Arc<Targets>,
     errors: ConnectErrors,
     /// What the newest client started with: servers that are opened for nobody in particular are opened like this.
     usual: RwLock<StartupSet>,
     /// Where the host's name leads now, when that was asked.
     names: RwLock<Option<Name>>,
+    /// It was asked at any time: the path of a query takes no lock where the host is an address.
+    has_names: AtomicBool,
     /// A login has worked since the last change of target.
     has_connected: AtomicBool,
     /// The server refused `client_connection_check_interval` (decision 2); not asked again in this generation.
@@ -168,11 +115,12 @@ impl PgBackend {
     pub fn new(settings: Arc<Settings>) -> Self {
         Self {
             settings: RwLock::new(settings),
-            buffers: buffer::Pool::default(),
             cancels: Limiter::default(),
+            targets: Arc::default(),
             errors: ConnectErrors::default(),
             usual: RwLock::new(StartupSet::new::<&str, &str>([])),
             names: RwLock::new(None),
+            has_names: AtomicBool::new(false),
             has_connected: AtomicBool::new(false),
             bare_login: AtomicBool::new(false),
             catalog: Arc::default(),
@@ -202,9 +150,9 @@ impl PgBackend {
         replace
     }
 
-    /// The free lists for servers' buffers.
-    pub fn buffers(&self) -> &buffer::Pool {
-        &self.buffers
+    /// The servers that cancel requests may be for.
+    pub fn targets(&self) -> &Arc<Targets> {
+        &self.targets
     }
 
     /// Bounds the cancel requests under way.
@@ -225,11 +173,15 @@ impl PgBackend {
             let Ok(addresses) = connect::resolve(&database.host, database.port).await else { continue };
             let name = Name { host: database.host.clone(), addresses };
             *self.names.write().unwrap_or_else(PoisonError::into_inner) = Some(name);
+            self.has_names.store(true, Ordering::Release);
         }
     }
 
     /// Whether the name that led to this server leads elsewhere now.
     fn has_moved(&self, conn: &PgConn) -> bool {
+        if !self.has_names.load(Ordering::Acquire) {
+            return false;
+        }
         let connect::Addr::Tcp { socket, .. } = &conn.cancel.addr else { return false };
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
         names.as_ref().is_some_and(|name| *name.host == *conn.host && !name.addresses.contains(socket))
@@ -273,18 +225,12 @@ impl PgBackend {
             stream: session.stream,
             exchange: Exchange::default(),
             cache: Cache::new(policy.prepared_statements as usize),
-            session: Session::new(Arc::default()),
-            input: Buffer::holding(&session.leftover, &self.buffers),
+            session: Session::default(),
+            input: Buffer::holding(&session.leftover),
             egress: Egress::seen_by(Witness::new(Arc::clone(&self.catalog))),
             to_client: Outgoing::default(),
             to_server: Outgoing::default(),
-            cancel: Arc::new(CancelTarget {
-                addr: session.addr,
-                pid: session.pid,
-                key: session.key,
-                under_way: AtomicU32::new(0),
-                ended: Notify::new(),
-            }),
+            cancel: self.targets.add(session.addr, session.pid, session.key),
             parameters: Parameters::new(session.parameters),
             host: policy.database.host.as_str().into(),
         }))
@@ -336,7 +282,7 @@ impl Backend for PgBackend {
 
     async fn ping(&self, conn: &mut Box<PgConn>) -> Result<(), PingError<ConnectError>> {
         // An empty query: parsed by nobody, answered by EmptyQueryResponse.
-        match tokio::time::timeout(QUICK, conn.simple("", &self.buffers)).await {
+        match tokio::time::timeout(QUICK, conn.simple("")).await {
             Ok(Ok(answer)) if answer.status == b'I' => Ok(()),
             _ => Err(PingError::Disconnected),
         }
@@ -348,12 +294,10 @@ impl Backend for PgBackend {
         }
         let mut cx = Context::from_waker(Waker::noop());
         loop {
-            match conn.stream.poll_readable(&mut cx) {
-                Poll::Pending => return conn.hear_unasked(),
-                Poll::Ready(Err(_)) => return Err(CloseReason::Disconnected),
-                Poll::Ready(Ok(())) => {}
+            if !conn.stream.seems_readable() {
+                return conn.hear_unasked();
             }
-            let read = conn.stream.poll_read(&mut cx, conn.input.space(&self.buffers, buffer::SMALL));
+            let read = conn.stream.poll_read(&mut cx, conn.input.space(buffer::SMALL));
             let heard = match read {
                 Poll::Ready(Ok(n)) if n > 0 => {
                     conn.input.filled(n);
@@ -362,7 +306,7 @@ impl Backend for PgBackend {
                 Poll::Ready(_) => Err(CloseReason::Disconnected),
                 Poll::Pending => conn.hear_unasked().map(|()| true),
             };
-            conn.input.rest(&self.buffers);
+            conn.input.rest();
             if heard? {
                 return Ok(());
             }
@@ -393,7 +337,7 @@ impl PgBackend {
         if !conn.was_primary() {
             return false;
         }
-        let asked = conn.simple("SELECT pg_catalog.pg_is_in_recovery()", &self.buffers);
+        let asked = conn.simple("SELECT pg_catalog.pg_is_in_recovery()");
         match tokio::time::timeout(QUICK, asked).await {
             Ok(Ok(answer)) => answer.value.as_deref() != Some(b"f"),
             _ => true,
@@ -407,7 +351,7 @@ impl PgBackend {
     pub async fn reset(&self, conn: &mut Box<PgConn>, sql: &str) -> Result<(), ()> {
         // What comes back here is what a client has set.
         let parameters = conn.parameters.clone();
-        let done = tokio::time::timeout(QUICK, conn.simple(sql, &self.buffers)).await;
+        let done = tokio::time::timeout(QUICK, conn.simple(sql)).await;
         conn.parameters = parameters;
         match done {
             Ok(Ok(answer)) if answer.status == b'I' && !answer.failed => Ok(()),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use subtle::ConstantTimeEq;
 
-use super::backend::CancelTarget;
+use super::backend::{CancelTarget, Held, Targets};
 use crate::pg::session::scan::Pin;
 
 /// What a client is doing, as `/status` shows it.
@@ -72,7 +72,7 @@ pub struct Client {
     signals: AtomicU32,
     /// Its task; a wake-up leaves it there.
     waker: Mutex<Option<Waker>>,
-    held: Mutex<Option<Arc<CancelTarget>>>,
+    held: Held,
 }
 
 impl Client {
@@ -141,29 +141,24 @@ impl Client {
     }
 
     /// From now on a cancel request of this client goes to that server.
-    pub fn hold(&self, target: Arc<CancelTarget>) {
-        *lock(&self.held) = Some(target);
+    pub fn hold(&self, target: &CancelTarget) {
+        self.held.set(target);
     }
 
     /// From now on a cancel request of this client reaches no server. A cancel that was already under way is
     /// counted in the target, which must not be lent before it has ended (wire-cases 1).
     pub fn release(&self) {
-        *lock(&self.held) = None;
+        self.held.clear();
     }
 
     /// What a cancel request means for this client now; the returned target counts it as under way.
     fn cancel(&self) -> Option<Arc<CancelTarget>> {
-        let held = lock(&self.held);
-        match &*held {
-            // Counted under the lock: a client that lets go of the server afterwards sees it.
-            Some(target) => target.begin().then(|| Arc::clone(target)),
-            // Waiting: it is taken out of the queue. Active: its server is being made ready, and gets it then.
-            None if matches!(self.activity(), Activity::Waiting | Activity::Active) => {
-                self.signal(signal::CANCEL);
-                None
-            }
-            None => None,
+        // Waiting: it is taken out of the queue. Active: its server is being made ready, and gets it then.
+        if self.held.is_empty() && matches!(self.activity(), Activity::Waiting | Activity::Active) {
+            self.signal(signal::CANCEL);
+            return None;
         }
+        self.held.cancel()
     }
 }
 
@@ -193,9 +188,16 @@ pub struct Registered {
 }
 
 impl Registered {
+    /// Whether this task is the one that [`Client::signal`] wakes.
+    #[inline]
+    pub fn is_registered(&self, waker: &Waker) -> bool {
+        self.waker.as_ref().is_some_and(|known| known.will_wake(waker))
+    }
+
     /// Has [`Client::signal`] wake this task. Cheap when it is the same as before, as it nearly always is.
+    #[inline]
     pub fn register(&mut self, waker: &Waker) {
-        if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+        if !self.is_registered(waker) {
             self.waker = Some(waker.clone());
             *lock(&self.client.waker) = Some(waker.clone());
         }
@@ -238,7 +240,7 @@ impl Clients {
             pinned: AtomicU8::new(0),
             signals: AtomicU32::new(0),
             waker: Mutex::new(None),
-            held: Mutex::new(None),
+            held: Held::new(new.targets),
         });
         map.clients.insert(client.pid, Arc::clone(&client));
         Registered { client, clients: Arc::clone(self), waker: None }
@@ -277,6 +279,8 @@ pub struct NewClient {
     pub application: String,
     /// Where it came from.
     pub peer: String,
+    /// The servers that its cancel requests may be for.
+    pub targets: Arc<Targets>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -25,6 +25,8 @@ const WELCOMES: usize = 64;
 /// What a client is told at login about the server sessions it will use.
 #[derive(Debug)]
 pub struct Welcome {
+    /// The startup set of these clients. All of them use this very one, so that comparing theirs looks into none.
+    pub set: StartupSet,
     /// ParameterStatus messages, encoded.
     pub parameters: Box<[u8]>,
     /// The same as names and values.
@@ -106,8 +108,8 @@ impl Database {
     }
 
     /// Keeps what a server said at login for the clients of its startup set.
-    pub fn keep_welcome(&self, set: StartupSet, welcome: Arc<Welcome>) {
-        self.welcomes.lock().unwrap_or_else(PoisonError::into_inner).put(set, welcome);
+    pub fn keep_welcome(&self, welcome: Arc<Welcome>) {
+        self.welcomes.lock().unwrap_or_else(PoisonError::into_inner).put(welcome.set.clone(), welcome);
     }
 }
 

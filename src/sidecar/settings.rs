@@ -74,6 +74,9 @@ impl Settings {
             Some(old) => old.tls.clone(),
             None => tls::to_server(policy.database.tls, credentials.ca_pem.as_deref())?,
         };
+        // What logins have computed of the passwords goes on with them.
+        let same = old.map(|old| &old.credentials).filter(|old| **old == credentials);
+        let credentials = same.map_or(credentials, Arc::clone);
         let users = match old.filter(|old| old.credentials == credentials) {
             Some(old) => old.users.clone(),
             None => users(&credentials, salt),

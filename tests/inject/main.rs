@@ -5,8 +5,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod docs;
 mod golden;
 mod properties;
 mod pss;
 mod reviews;
+mod start;
 mod world;

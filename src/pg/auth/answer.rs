@@ -1,9 +1,9 @@
 //! Answering a server that asks who we are.
 
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
 use thiserror::Error;
 
+use super::scram::client::{Binding, First, Last};
 use super::{SCRAM_SHA_256, SCRAM_SHA_256_PLUS, Secret};
 use crate::pg::message::{self, Authentication};
 
@@ -36,9 +36,9 @@ enum State {
     /// Nothing was asked yet, or nothing that is still open.
     Idle,
     /// The first message of SCRAM was sent.
-    First(ScramSha256),
+    First(First),
     /// The proof was sent.
-    Proof(ScramSha256),
+    Proof(Last),
     /// The server proved that it knows the password.
     Proven,
 }
@@ -58,9 +58,15 @@ impl Answers {
         Answers { user: user.to_owned(), password: password.clone(), encrypted, binding, state: State::Idle }
     }
 
+    /// Whether the answer takes long enough to be computed elsewhere.
+    pub fn is_costly(&self, request: &Authentication<'_>) -> bool {
+        matches!(request, Authentication::SaslContinue(data) if First::is_costly(data, &self.password))
+    }
+
     /// Answers one message by appending to `out`; true when the server is content.
     ///
-    /// SASLContinue makes it compute up to 100 000 rounds of PBKDF2: milliseconds, up to a tenth of a second.
+    /// SASLContinue makes it compute up to 100 000 rounds of PBKDF2, if [`Answers::is_costly`] says so: milliseconds, up
+    /// to a tenth of a second.
     ///
     /// # Errors
     /// When there is no answer. The connection must then end.
@@ -77,13 +83,13 @@ impl Answers {
                 message::password(out, hash.as_bytes());
             }
             (Authentication::Sasl(mechanisms), State::Idle) => self.begin(&mechanisms, out)?,
-            (Authentication::SaslContinue(data), State::First(mut scram)) => {
-                scram.update(data).map_err(|error| AuthError::Scram(error.to_string()))?;
-                message::sasl_response(out, scram.message());
-                self.state = State::Proof(scram);
+            (Authentication::SaslContinue(data), State::First(scram)) => {
+                let last = scram.answer(data, &self.password).map_err(|error| AuthError::Scram(error.to_string()))?;
+                message::sasl_response(out, last.message.as_bytes());
+                self.state = State::Proof(last);
             }
-            (Authentication::SaslFinal(data), State::Proof(mut scram)) => {
-                scram.finish(data).map_err(|error| AuthError::Scram(error.to_string()))?;
+            (Authentication::SaslFinal(data), State::Proof(scram)) => {
+                scram.check(data).map_err(|error| AuthError::Scram(error.to_string()))?;
                 self.state = State::Proven;
             }
             (Authentication::Other(method), _) => return Err(AuthError::Method(method)),
@@ -95,14 +101,14 @@ impl Answers {
     fn begin(&mut self, mechanisms: &[&str], out: &mut Vec<u8>) -> Result<(), AuthError> {
         let plus = mechanisms.contains(&SCRAM_SHA_256_PLUS);
         let (mechanism, binding) = match self.binding.take() {
-            Some(binding) if plus => (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(binding)),
+            Some(binding) if plus => (SCRAM_SHA_256_PLUS, Binding::EndPoint(binding)),
             _ if !mechanisms.contains(&SCRAM_SHA_256) => return Err(AuthError::Mechanism),
             // "I could, you did not offer": the server notices if somebody removed its offer.
-            Some(_) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
-            None => (SCRAM_SHA_256, ChannelBinding::unsupported()),
+            Some(_) => (SCRAM_SHA_256, Binding::Unrequested),
+            None => (SCRAM_SHA_256, Binding::Unsupported),
         };
-        let scram = ScramSha256::new(self.password.expose().as_bytes(), binding);
-        message::sasl_initial_response(out, mechanism, scram.message());
+        let scram = First::new(binding).map_err(|error| AuthError::Scram(error.to_string()))?;
+        message::sasl_initial_response(out, mechanism, scram.message.as_bytes());
         self.state = State::First(scram);
         Ok(())
     }

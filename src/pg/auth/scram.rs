@@ -1,8 +1,10 @@
-//! SCRAM-SHA-256 in the server's role (RFC 5802, RFC 7677), as PostgreSQL does it (`auth-scram.c`): the user name
+//! SCRAM-SHA-256 in the server's role ([`client`] is the other) (RFC 5802, RFC 7677), as PostgreSQL does it (`auth-scram.c`): the user name
 //! inside the exchange is ignored, the one of the StartupMessage counts.
 //!
 //! The exchange: [`Exchange::start`] takes the client's first message and answers it, [`Exchange::finish`] takes its
 //! last one. A credential's [`Verifier`] is computed once; a login then costs three hashes.
+
+pub mod client;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -54,7 +56,7 @@ impl Verifier {
     pub fn new(password: &str, salt: Salt) -> Verifier {
         // Clients prepare the password so, and PostgreSQL takes it as it is where that fails.
         let prepared = stringprep::saslprep(password);
-        let salted = salted_password(prepared.as_deref().unwrap_or(password).as_bytes(), &salt.0);
+        let salted = salted_password(prepared.as_deref().unwrap_or(password).as_bytes(), &salt.0, ITERATIONS);
         let stored_key = Sha256::digest(hmac(&salted, b"Client Key")).into();
         Verifier { stored_key, server_key: hmac(&salted, b"Server Key") }
     }
@@ -78,12 +80,12 @@ fn keyed(key: &[u8]) -> Hmac<Sha256> {
 }
 
 /// `Hi` of RFC 5802: PBKDF2 with one block.
-fn salted_password(password: &[u8], salt: &[u8]) -> Key {
+fn salted_password(password: &[u8], salt: &[u8], iterations: u32) -> Key {
     let keyed = keyed(password);
     let mut last: Key =
         keyed.clone().chain_update(salt).chain_update(1u32.to_be_bytes()).finalize().into_bytes().into();
     let mut result = last;
-    for _ in 1..ITERATIONS {
+    for _ in 1..iterations {
         last = keyed.clone().chain_update(last).finalize().into_bytes().into();
         result.iter_mut().zip(last).for_each(|(result, last)| *result ^= last);
     }

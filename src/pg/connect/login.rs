@@ -112,7 +112,7 @@ async fn answer(answers: Answers, body: &[u8]) -> Result<Answer, String> {
         let done = answers.answer(request, &mut out)?;
         Ok(Answer { answers, out, done })
     }
-    let answer = if matches!(Authentication::parse(body), Some(Authentication::SaslContinue(_))) {
+    let answer = if Authentication::parse(body).is_some_and(|request| answers.is_costly(&request)) {
         // Thousands of hashes: not on the thread that carries everybody's queries.
         let body = body.to_vec();
         let work = tokio::task::spawn_blocking(move || run(answers, &body));

@@ -1,6 +1,8 @@
 //! What one client's session is to look like beside what it started with.
 
 use std::cmp::Reverse;
+use std::ops::Deref;
+use std::sync::Arc;
 
 /// Most settings of one label, and most bytes of names and values together; above, the client keeps its server.
 pub const MOST_SETTINGS: usize = 64;
@@ -16,7 +18,7 @@ pub struct Label {
     /// In the order in which they are set: the encoding of the others first, the role last.
     settings: Vec<Setting>,
     /// Those of them that parsing may depend on, in one piece.
-    parse: Box<[u8]>,
+    parse: Vec<u8>,
 }
 
 /// Settings that parsing and planning do not depend on; whatever is not known here may matter.
@@ -61,7 +63,7 @@ impl Label {
             parse.extend_from_slice(value);
             parse.push(0);
         }
-        Self { settings, parse: parse.into() }
+        Self { settings, parse }
     }
 
     /// Nothing but what the session started with.
@@ -90,6 +92,39 @@ impl Label {
             && self.settings().map(|(name, value)| name.len() + value.len()).sum::<usize>() <= MOST_BYTES
     }
 }
+
+/// A label as a client and its servers have it. The plain one lies nowhere: nearly all are, and neither copying nor
+/// comparing it touches memory that others use.
+#[derive(Debug, Clone, Default)]
+pub struct Carried(Option<Arc<Label>>);
+
+impl From<Label> for Carried {
+    fn from(label: Label) -> Self {
+        Self((!label.is_plain()).then(|| Arc::new(label)))
+    }
+}
+
+impl Deref for Carried {
+    type Target = Label;
+
+    fn deref(&self) -> &Label {
+        static PLAIN: Label = Label { settings: Vec::new(), parse: Vec::new() };
+        self.0.as_deref().unwrap_or(&PLAIN)
+    }
+}
+
+impl PartialEq for Carried {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (None, None) => true,
+            (Some(label), Some(other)) => Arc::ptr_eq(label, other) || label == other,
+            // A plain one is never in memory.
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Carried {}
 
 #[cfg(test)]
 mod tests {
@@ -121,6 +156,16 @@ mod tests {
         assert_eq!(label(&[("a", "1"), ("b", "2")]), label(&[("b", "2"), ("a", "1")]));
         assert!(label(&[]).is_plain());
         assert_eq!(label(&[("a", "1")]).get(b"a"), Some(&b"1"[..]));
+    }
+
+    #[test]
+    fn a_carried_label_is_compared_by_its_settings() {
+        let carried = |settings: &[(&str, &str)]| Carried::from(label(settings));
+        assert_eq!(carried(&[]), Carried::default());
+        assert_eq!(carried(&[("a", "1")]), carried(&[("a", "1")]));
+        assert_ne!(carried(&[("a", "1")]), carried(&[("a", "2")]));
+        assert_ne!(carried(&[("a", "1")]), Carried::default());
+        assert!(carried(&[]).is_plain() && carried(&[]).settings().next().is_none());
     }
 
     #[test]

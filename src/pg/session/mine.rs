@@ -2,9 +2,7 @@
 //! asked after a transaction: being wrong loses something of the client's own. What another client may meet is decided
 //! by [`proof`](super::proof) alone.
 
-use std::sync::Arc;
-
-use super::label::{Label, Setting};
+use super::label::{Carried, Label, Setting};
 use super::ours::{Ours, text_array};
 use super::proof::Use;
 use super::rule::{self, Rule};
@@ -71,7 +69,7 @@ struct Hints {
 #[derive(Debug, Default)]
 pub struct Mine {
     /// Its settings, role and the like.
-    pub label: Arc<Label>,
+    pub label: Carried,
     /// What binds it to its server for as long as it stays: nothing can be asked about it.
     hard: Option<Pin>,
     /// What an audit found that binds it to its server.
@@ -223,7 +221,7 @@ impl Mine {
         if !label.is_small() {
             self.keep(Pin::Setting);
         } else if label != *self.label {
-            self.label = Arc::new(label);
+            self.label = label.into();
         }
     }
 

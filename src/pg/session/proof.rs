@@ -3,9 +3,7 @@
 //! The invariant: no byte of a client goes to a server before that server has proved the client's label. What nobody
 //! thought of leaves a session Unknown, which costs a scrub and never a leak.
 
-use std::sync::Arc;
-
-use super::label::Label;
+use super::label::Carried;
 use super::rule::{self, Rule};
 
 /// Number of a client that never was.
@@ -15,13 +13,13 @@ pub const NOBODY: i32 = 0;
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
     /// It carries this label and nothing else.
-    Proven(Arc<Label>),
+    Proven(Carried),
     /// Its last client may have left anything in it, beside its label at that time.
     Unknown {
         /// Who that was.
         last: i32,
         /// What its label was when its last transaction ended.
-        label: Arc<Label>,
+        label: Carried,
     },
     /// Bound state ties it to this client.
     Owned(i32),
@@ -63,17 +61,16 @@ pub struct Proof {
 
 impl Proof {
     /// A session that has just begun.
-    pub fn new(plain: Arc<Label>) -> Self {
+    pub fn new(plain: Carried) -> Self {
         Self { state: State::Proven(plain), entered_proven: true }
     }
 
     /// What must precede the first message of this client.
-    pub fn entry(&self, client: i32, label: &Arc<Label>) -> Entry {
-        let same = |known: &Arc<Label>| Arc::ptr_eq(known, label) || known == label;
+    pub fn entry(&self, client: i32, label: &Carried) -> Entry {
         match &self.state {
-            State::Proven(known) if same(known) => Entry::Direct,
+            State::Proven(known) if known == label => Entry::Direct,
             State::Proven(known) if known.is_plain() => Entry::Adapt,
-            State::Unknown { last, label: known } if *last == client && same(known) => Entry::Direct,
+            State::Unknown { last, label: known } if *last == client && known == label => Entry::Direct,
             State::Unknown { .. } if rule::off(Rule::ScrubUnknown) => Entry::Direct,
             State::Proven(_) if rule::off(Rule::ScrubOtherLabel) => Entry::Direct,
             State::Proven(_) | State::Unknown { .. } => Entry::Scrub,
@@ -84,7 +81,7 @@ impl Proof {
 
     /// The first bytes of a client are sent, behind what [`Proof::entry`] asked for: from now on only their end proves
     /// anything.
-    pub fn sent(&mut self, client: i32, label: &Arc<Label>, entry: Entry) {
+    pub fn sent(&mut self, client: i32, label: &Carried, entry: Entry) {
         self.entered_proven = match entry {
             Entry::Adapt | Entry::Scrub => true,
             Entry::Direct => matches!(self.state, State::Proven(_)),
@@ -93,7 +90,7 @@ impl Proof {
         if entry == Entry::Refused {
             self.state = State::Closing;
         } else if !matches!(self.state, State::Owned(_)) {
-            self.state = State::Unknown { last: client, label: Arc::clone(label) };
+            self.state = State::Unknown { last: client, label: label.clone() };
         }
     }
 
@@ -105,16 +102,16 @@ impl Proof {
     }
 
     /// A client lets go of the session, whose transaction has ended; `label` is what it carries now.
-    pub fn left(&mut self, client: i32, label: &Arc<Label>, used: Use) {
+    pub fn left(&mut self, client: i32, label: &Carried, used: Use) {
         self.state = match (&self.state, used) {
             (State::Closing, _) | (_, Use::Incurable) => State::Closing,
-            (_, Use::Harmless) if self.entered_proven => State::Proven(Arc::clone(label)),
-            _ => State::Unknown { last: client, label: Arc::clone(label) },
+            (_, Use::Harmless) if self.entered_proven => State::Proven(label.clone()),
+            _ => State::Unknown { last: client, label: label.clone() },
         };
     }
 
     /// `DISCARD ALL` was confirmed on a session that nobody holds.
-    pub fn discarded(&mut self, plain: Arc<Label>) {
+    pub fn discarded(&mut self, plain: Carried) {
         if self.state != State::Closing {
             self.state = State::Proven(plain);
         }
@@ -128,16 +125,17 @@ impl Proof {
 
 #[cfg(test)]
 mod tests {
+    use super::super::label::Label;
     use super::*;
 
-    fn labels() -> (Arc<Label>, Arc<Label>) {
-        (Arc::default(), Arc::new(Label::new(vec![(b"a".as_slice().into(), b"1".as_slice().into())])))
+    fn labels() -> (Carried, Carried) {
+        (Carried::default(), Label::new(vec![(b"a".as_slice().into(), b"1".as_slice().into())]).into())
     }
 
     #[test]
     fn a_new_session_serves_a_plain_client_as_it_is_and_another_adapted() {
         let (plain, other) = labels();
-        let proof = Proof::new(Arc::clone(&plain));
+        let proof = Proof::new(plain.clone());
         assert_eq!(proof.entry(1, &plain), Entry::Direct);
         assert_eq!(proof.entry(1, &other), Entry::Adapt);
     }
@@ -145,7 +143,7 @@ mod tests {
     #[test]
     fn from_the_first_byte_only_its_client_may_go_on_without_a_scrub() {
         let (plain, other) = labels();
-        let mut proof = Proof::new(Arc::clone(&plain));
+        let mut proof = Proof::new(plain.clone());
         proof.sent(1, &plain, Entry::Direct);
         assert_eq!(proof.entry(1, &plain), Entry::Direct);
         assert_eq!(proof.entry(2, &plain), Entry::Scrub);
@@ -156,7 +154,7 @@ mod tests {
     fn a_harmless_use_of_a_proven_session_leaves_it_proven() {
         let (plain, other) = labels();
         for entry in [Entry::Direct, Entry::Adapt, Entry::Scrub] {
-            let mut proof = Proof::new(Arc::clone(&plain));
+            let mut proof = Proof::new(plain.clone());
             proof.sent(1, &plain, entry);
             proof.left(1, &other, Use::Harmless);
             assert_eq!(proof.entry(2, &other), Entry::Direct);
@@ -167,7 +165,7 @@ mod tests {
     #[test]
     fn a_harmless_use_of_an_unproven_session_proves_nothing() {
         let (plain, _) = labels();
-        let mut proof = Proof::new(Arc::clone(&plain));
+        let mut proof = Proof::new(plain.clone());
         proof.sent(1, &plain, Entry::Direct);
         proof.left(1, &plain, Use::Unproven);
         proof.sent(1, &plain, proof.entry(1, &plain));
@@ -181,7 +179,7 @@ mod tests {
     #[test]
     fn a_bound_session_is_its_owners() {
         let (plain, _) = labels();
-        let mut proof = Proof::new(Arc::clone(&plain));
+        let mut proof = Proof::new(plain.clone());
         proof.sent(1, &plain, Entry::Direct);
         proof.own(1);
         assert_eq!(proof.entry(1, &plain), Entry::Direct);
@@ -189,18 +187,18 @@ mod tests {
         proof.left(1, &plain, Use::Harmless);
         assert_eq!(proof.entry(2, &plain), Entry::Direct, "freed: an audit found it clean");
         proof.own(2);
-        proof.discarded(Arc::clone(&plain));
+        proof.discarded(plain.clone());
         assert_eq!(proof.entry(3, &plain), Entry::Direct);
     }
 
     #[test]
     fn nothing_opens_a_closing_session_again() {
         let (plain, _) = labels();
-        let mut proof = Proof::new(Arc::clone(&plain));
+        let mut proof = Proof::new(plain.clone());
         proof.left(1, &plain, Use::Incurable);
         proof.own(1);
         proof.left(1, &plain, Use::Harmless);
-        proof.discarded(Arc::clone(&plain));
+        proof.discarded(plain.clone());
         assert!(proof.is_closing());
         assert_eq!(proof.entry(1, &plain), Entry::Refused);
         proof.sent(1, &plain, Entry::Refused);

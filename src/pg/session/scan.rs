@@ -351,22 +351,33 @@ fn set(rest: &[u8], scan: &mut Scan) {
 
 /// Only BEGIN, COMMIT, ROLLBACK, SHOW and SELECT of constants, and what goes with a transaction.
 fn is_constant(text: &[u8]) -> bool {
-    text.split(|byte| *byte == b';').all(|text| {
-        let (word, rest) = first_word(text);
-        let is = |other: &str| word.eq_ignore_ascii_case(other.as_bytes());
-        match word.len() {
-            0 => after_space(rest).is_empty(),
-            3 => is("end"),
-            4 => is("show"),
-            5 => is("begin") || is("start") || is("abort"),
-            6 if is("select") => rest.iter().all(|byte| byte.is_ascii_digit() || b" \t\r\n,.".contains(byte)),
-            6 => is("commit") && !first_word(rest).0.eq_ignore_ascii_case(b"prepared"),
-            7 => is("release"),
-            8 => is("rollback") && !first_word(rest).0.eq_ignore_ascii_case(b"prepared"),
-            9 => is("savepoint"),
-            _ => false,
+    let mut start = 0;
+    // One after the other: nearly every text is done with its first.
+    for end in memchr::memchr_iter(b';', text).chain([text.len()]) {
+        if !is_one_constant(&text[start..end]) {
+            return false;
         }
-    })
+        start = end + 1;
+    }
+    true
+}
+
+/// What stands between two semicolons.
+fn is_one_constant(text: &[u8]) -> bool {
+    let (word, rest) = first_word(text);
+    let is = |other: &str| word.eq_ignore_ascii_case(other.as_bytes());
+    match word.len() {
+        0 => after_space(rest).is_empty(),
+        3 => is("end"),
+        4 => is("show"),
+        5 => is("begin") || is("start") || is("abort"),
+        6 if is("select") => rest.iter().all(|byte| byte.is_ascii_digit() || b" \t\r\n,.".contains(byte)),
+        6 => is("commit") && !first_word(rest).0.eq_ignore_ascii_case(b"prepared"),
+        7 => is("release"),
+        8 => is("rollback") && !first_word(rest).0.eq_ignore_ascii_case(b"prepared"),
+        9 => is("savepoint"),
+        _ => false,
+    }
 }
 
 /// Whether the first argument of set_config() is a literal or a parameter: then its name can be had.
@@ -437,9 +448,23 @@ fn comment(text: &[u8]) -> &[u8] {
 }
 
 /// Whether a byte is part of a word.
+#[inline]
 pub(super) fn is_word(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80
+    WORD[usize::from(byte)]
 }
+
+/// Letters, digits, the underscore and everything beyond ASCII.
+const WORD: [bool; 256] = {
+    let mut word = [false; 256];
+    let mut byte = 0_u8;
+    loop {
+        word[byte as usize] = byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80;
+        if byte == u8::MAX {
+            break word;
+        }
+        byte += 1;
+    }
+};
 
 /// The whole word around a match.
 fn word_around(text: &[u8], start: usize, end: usize) -> &[u8] {

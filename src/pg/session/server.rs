@@ -1,8 +1,6 @@
 //! What is known of one server's session, and what an audit of it found.
 
-use std::sync::Arc;
-
-use super::label::{Label, MOST_BYTES};
+use super::label::{Carried, MOST_BYTES};
 use super::mine::Customs;
 use super::ours::Prepared;
 use super::proof::Proof;
@@ -28,11 +26,11 @@ pub struct Session {
     pub found: Found,
 }
 
-impl Session {
+impl Default for Session {
     /// A session that has just begun.
-    pub fn new(plain: Arc<Label>) -> Self {
+    fn default() -> Self {
         Self {
-            proof: Proof::new(plain),
+            proof: Proof::new(Carried::default()),
             ours: Prepared::default(),
             sequences_of: None,
             sql_prepared: false,
@@ -41,10 +39,12 @@ impl Session {
             found: Found::default(),
         }
     }
+}
 
+impl Session {
     /// `DISCARD ALL` was confirmed on it while nobody held it.
-    pub fn discarded(&mut self, plain: Arc<Label>) {
-        self.proof.discarded(plain);
+    pub fn discarded(&mut self) {
+        self.proof.discarded(Carried::default());
         self.ours.forget();
         self.sequences_of = None;
         self.sql_prepared = false;

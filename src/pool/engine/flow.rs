@@ -103,7 +103,34 @@ impl<K: Clone + Eq> Engine<K> {
         }
     }
 
+    /// A healthy connection comes back, nothing is to be done about it, and nobody waits for it: the path of a query. False
+    /// if there is more to it: nothing has happened then.
+    pub fn check_in_quietly(&mut self, conn: ConnId, now: Instant) -> bool {
+        let settings = self.config.settings();
+        let on_time = |alarm: Instant| settings.idle_timeout.is_none_or(|timeout| alarm <= now + timeout);
+        let quiet = !self.closed
+            && self.pending.is_empty()
+            && self.records() <= self.limit
+            && super::count(self.idle.len()) < self.kept
+            && self.shrink_since.is_none()
+            && settings.min_idle == 0
+            && (settings.idle_timeout.is_none() || self.alarm.is_some_and(on_time));
+        let Some(server) = self.server_mut(conn).filter(|_| quiet) else { return false };
+        if server.state != (State::Lent { claimed: false }) || server.probed || server.retire_at.is_some() {
+            return false;
+        }
+        server.state = State::Idle;
+        server.heard_at = now;
+        server.idle_since = now;
+        self.lent -= 1;
+        self.idle.push_back(Some(conn));
+        true
+    }
+
     pub(super) fn check_in(&mut self, conn: ConnId, heard: bool, now: Instant, fx: &mut Effects<K>) {
+        if heard && self.check_in_quietly(conn, now) {
+            return;
+        }
         let above = self.records() > self.limit;
         if !self.end_lent(conn) {
             return;

@@ -17,11 +17,48 @@ impl<K: Clone + Eq> Engine<K> {
     pub(super) fn request(&mut self, request: RequestId, key: K, now: Instant, fx: &mut Effects<K>) {
         if self.closed {
             fx.push_back(Effect::Fail { request, why: Refusal::Closed });
+        } else if let Some((place, conn)) = self.at_hand(&key, now) {
+            self.lend(place, conn);
+            fx.push_back(Effect::Grant { request, conn, ping: false, fresh: false });
         } else if let Some(conn) = self.pick(|k| *k == key, now, fx) {
             self.grant(request, conn, now, fx);
         } else {
             self.stand_in_line(request, key, now, fx);
         }
+    }
+
+    /// The connection that a request for `key` would be granted at once with nothing else to follow, and its place: the
+    /// path of a query. Take it with [`Engine::lend`], before anything else happens.
+    pub fn offer(&self, key: &K, now: Instant) -> Option<(usize, ConnId)> {
+        let alone = !self.closed && self.config.settings().min_idle == 0;
+        if alone { self.at_hand(key, now) } else { None }
+    }
+
+    /// The first idle connection of `key`, if it is neither stale nor to be pinged.
+    fn at_hand(&self, key: &K, now: Instant) -> Option<(usize, ConnId)> {
+        let of_key = |(place, slot): (usize, Option<ConnId>)| {
+            let conn = slot?;
+            self.server(conn).filter(|server| server.key == *key).map(|server| (place, conn, server))
+        };
+        let (place, conn, server) = self.lending_order().find_map(of_key)?;
+        let sound = self.stale(server, now).is_none() && !self.wants_ping(server, now);
+        sound.then_some((place, conn))
+    }
+
+    /// Lends the idle connection at `place`; says its number.
+    pub fn lend(&mut self, place: usize, conn: ConnId) -> u64 {
+        self.idle.remove(place);
+        self.lent += 1;
+        self.totals.granted += 1;
+        self.server_mut(conn).map_or(0, |server| {
+            server.state = State::Lent { claimed: false };
+            server.serial
+        })
+    }
+
+    fn wants_ping(&self, server: &Server<K>, now: Instant) -> bool {
+        let settings = self.config.settings();
+        settings.pre_ping && now.saturating_duration_since(server.heard_at) >= settings.ping_after
     }
 
     /// A probe takes an idle connection of whatever key, or a slot that nobody in line needs.
@@ -119,11 +156,9 @@ impl<K: Clone + Eq> Engine<K> {
     }
 
     pub(super) fn grant(&mut self, request: RequestId, conn: ConnId, now: Instant, fx: &mut Effects<K>) {
-        let settings = self.config.settings();
-        let (pre_ping, ping_after) = (settings.pre_ping, settings.ping_after);
+        let ping = self.server(conn).is_some_and(|server| !server.fresh && self.wants_ping(server, now));
         let Some(server) = self.server_mut(conn) else { return };
         let fresh = std::mem::take(&mut server.fresh);
-        let ping = pre_ping && !fresh && now.saturating_duration_since(server.heard_at) >= ping_after;
         server.state = State::Lent { claimed: false };
         self.lent += 1;
         self.totals.granted += 1;

@@ -9,7 +9,7 @@ use super::PgConn;
 use crate::pg::frame;
 use crate::pg::message::{self, ErrorFields};
 use crate::pool::CloseReason;
-use crate::sidecar::proxy::buffer::{self, SMALL};
+use crate::sidecar::proxy::buffer::SMALL;
 
 /// What a statement of our own came back with.
 #[derive(Debug, Default)]
@@ -27,7 +27,7 @@ impl PgConn {
     ///
     /// # Errors
     /// If the connection broke or the server is out of step.
-    pub async fn simple(&mut self, sql: &str, buffers: &buffer::Pool) -> io::Result<Answer> {
+    pub async fn simple(&mut self, sql: &str) -> io::Result<Answer> {
         // Any Query ends the unnamed statement, an empty one too.
         self.cache.forget_unnamed();
         let mut query = Vec::with_capacity(sql.len() + 8);
@@ -36,7 +36,7 @@ impl PgConn {
         self.stream.flush().await?;
         let mut answer = Answer::default();
         while answer.status == 0 {
-            let space = self.input.space(buffers, SMALL);
+            let space = self.input.space(SMALL);
             if space.is_empty() {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer longer than any that was asked for"));
             }
@@ -50,7 +50,7 @@ impl PgConn {
         if !self.input.is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "bytes after ReadyForQuery"));
         }
-        self.input.rest(buffers);
+        self.input.rest();
         self.exchange.assume(answer.status);
         Ok(answer)
     }

@@ -128,6 +128,7 @@ async fn clients_are_listed_but_the_probes_secret_is_not() {
         database: "orders".into(),
         application: application.into(),
         peer: "unix".into(),
+        targets: Arc::default(),
     };
     let app = clients.add(new("shop"), Box::default(), Instant::now());
     app.set_activity(Activity::Holding);

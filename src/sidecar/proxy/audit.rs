@@ -1,7 +1,5 @@
 //! After a transaction: what the client's session carries is asked of its server, and whether anything binds the two.
 
-use std::sync::Arc;
-
 use super::relay::{End, Relay};
 use crate::api::resolve::Mode;
 use crate::pg::error::SqlState;
@@ -51,7 +49,7 @@ impl Relay<'_> {
         self.auditing = false;
         // One that came meanwhile was for what is over.
         self.client.shared.clear(signal::CANCEL);
-        self.client.shared.hold(Arc::clone(&self.server.cancel));
+        self.client.shared.hold(&self.server.cancel);
         let failed = self.server.exchange.take_audit_failed();
         self.tries += 1;
         if failed && self.tries < TRIES {

@@ -1,47 +1,51 @@
 //! Memory for bytes in flight: lent from a free list while there are any, so an idle client keeps none.
 
+use std::cell::RefCell;
 use std::io::IoSlice;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
 
 /// What a connection starts with: most messages fit several times.
 pub const SMALL: usize = 16 * 1024;
 /// What a connection gets while large results or parameters pass through.
 pub const LARGE: usize = 128 * 1024;
 
-/// How many of each size one worker keeps for the next user.
+/// How many of each size one thread keeps for the next user.
 const KEPT_SMALL: usize = 256;
 const KEPT_LARGE: usize = 16;
 
-/// The free lists of one worker.
-#[derive(Debug, Default)]
-pub struct Pool {
-    small: Mutex<Vec<Box<[u8]>>>,
-    large: Mutex<Vec<Box<[u8]>>>,
+/// The free lists of one thread: what was used last is lent first, as the processor still has it at hand.
+#[derive(Debug)]
+struct Free {
+    small: Vec<Box<[u8]>>,
+    large: Vec<Box<[u8]>>,
 }
 
-impl Pool {
-    fn get(&self, size: usize) -> Box<[u8]> {
-        let list = match size {
-            SMALL => &self.small,
-            LARGE => &self.large,
-            _ => return vec![0; size].into(),
-        };
-        let kept = list.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        kept.unwrap_or_else(|| vec![0; size].into())
-    }
+thread_local! {
+    static FREE: RefCell<Free> = const { RefCell::new(Free { small: Vec::new(), large: Vec::new() }) };
+}
 
-    fn put(&self, memory: Box<[u8]>) {
+fn get(size: usize) -> Box<[u8]> {
+    let kept = FREE.try_with(|free| match size {
+        SMALL => free.borrow_mut().small.pop(),
+        LARGE => free.borrow_mut().large.pop(),
+        _ => None,
+    });
+    // A thread that ends has no lists any more.
+    kept.ok().flatten().unwrap_or_else(|| vec![0; size].into())
+}
+
+fn put(memory: Box<[u8]>) {
+    let _ = FREE.try_with(|free| {
+        let free = &mut *free.borrow_mut();
         let (list, kept) = match memory.len() {
-            SMALL => (&self.small, KEPT_SMALL),
-            LARGE => (&self.large, KEPT_LARGE),
+            SMALL => (&mut free.small, KEPT_SMALL),
+            LARGE => (&mut free.large, KEPT_LARGE),
             _ => return,
         };
-        let mut list = list.lock().unwrap_or_else(PoisonError::into_inner);
         if list.len() < kept {
             list.push(memory);
         }
-    }
+    });
 }
 
 /// Bytes read and not yet passed on. Without any it owns no memory once [`Buffer::rest`] was called.
@@ -56,10 +60,10 @@ pub struct Buffer {
 
 impl Buffer {
     /// With bytes that were read elsewhere.
-    pub fn holding(bytes: &[u8], pool: &Pool) -> Self {
+    pub fn holding(bytes: &[u8]) -> Self {
         let mut buffer = Self::default();
         if !bytes.is_empty() {
-            let mut memory = pool.get(if bytes.len() <= SMALL { SMALL } else { bytes.len() });
+            let mut memory = get(if bytes.len() <= SMALL { SMALL } else { bytes.len() });
             memory[..bytes.len()].copy_from_slice(bytes);
             buffer.memory = memory;
             buffer.end = bytes.len();
@@ -101,13 +105,13 @@ impl Buffer {
         }
     }
 
-    /// Room for another read: memory from the pool at first, the larger size when a read has filled the smaller one,
+    /// Room for another read: memory from the free list at first, the larger size when a read has filled the smaller one,
     /// and for one message that must be held whole up to `max` bytes. Empty when `max` is reached.
-    pub fn space(&mut self, pool: &Pool, max: usize) -> &mut [u8] {
+    pub fn space(&mut self, max: usize) -> &mut [u8] {
         if self.memory.is_empty() {
-            self.memory = pool.get(if self.full { LARGE } else { SMALL });
+            self.memory = get(if self.full { LARGE } else { SMALL });
         } else if self.is_empty() && self.full && self.memory.len() < LARGE {
-            pool.put(std::mem::replace(&mut self.memory, pool.get(LARGE)));
+            put(std::mem::replace(&mut self.memory, get(LARGE)));
         }
         if self.start > 0 && self.memory.len() - self.end < self.memory.len() / 4 {
             self.memory.copy_within(self.start..self.end, 0);
@@ -115,16 +119,16 @@ impl Buffer {
             self.start = 0;
         }
         if self.end == self.memory.len() && self.memory.len() < max {
-            self.grow(pool, max);
+            self.grow(max);
         }
         &mut self.memory[self.end..]
     }
 
-    fn grow(&mut self, pool: &Pool, max: usize) {
+    fn grow(&mut self, max: usize) {
         let size = if self.memory.len() < LARGE { LARGE } else { (self.memory.len() * 2).min(max.max(LARGE)) };
-        let mut larger = pool.get(size);
+        let mut larger = get(size);
         larger[..self.end].copy_from_slice(&self.memory[..self.end]);
-        pool.put(std::mem::replace(&mut self.memory, larger));
+        put(std::mem::replace(&mut self.memory, larger));
     }
 
     /// A read has put `n` bytes into [`Buffer::space`].
@@ -134,9 +138,9 @@ impl Buffer {
     }
 
     /// Gives the memory back if there is nothing in it.
-    pub fn rest(&mut self, pool: &Pool) {
+    pub fn rest(&mut self) {
         if self.is_empty() && !self.memory.is_empty() {
-            pool.put(std::mem::take(&mut self.memory));
+            put(std::mem::take(&mut self.memory));
             self.full = false;
             self.start = 0;
             self.end = 0;
@@ -268,42 +272,41 @@ impl Outgoing {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn fill(buffer: &mut Buffer, pool: &Pool, bytes: &[u8]) {
-        let space = buffer.space(pool, SMALL);
+    fn fill(buffer: &mut Buffer, bytes: &[u8]) {
+        let space = buffer.space(SMALL);
         space[..bytes.len()].copy_from_slice(bytes);
         buffer.filled(bytes.len());
     }
 
     #[test]
     fn an_empty_buffer_owns_nothing() {
-        let (pool, mut buffer) = (Pool::default(), Buffer::default());
-        fill(&mut buffer, &pool, b"abc");
-        buffer.rest(&pool);
+        let mut buffer = Buffer::default();
+        fill(&mut buffer, b"abc");
+        buffer.rest();
         assert_eq!(buffer.bytes(), b"abc", "rest keeps what is there");
         buffer.consume(3);
-        buffer.rest(&pool);
+        buffer.rest();
         assert!(buffer.memory.is_empty());
-        assert_eq!(pool.small.lock().unwrap().len(), 1);
+        assert_eq!(FREE.with_borrow(|free| free.small.len()), 1);
     }
 
     #[test]
     fn a_full_read_makes_the_next_one_larger() {
-        let (pool, mut buffer) = (Pool::default(), Buffer::default());
-        fill(&mut buffer, &pool, &[1; SMALL]);
+        let mut buffer = Buffer::default();
+        fill(&mut buffer, &[1; SMALL]);
         buffer.consume(SMALL);
-        assert_eq!(buffer.space(&pool, SMALL).len(), LARGE);
+        assert_eq!(buffer.space(SMALL).len(), LARGE);
     }
 
     #[test]
     fn a_message_to_be_held_whole_grows_to_the_maximum_and_no_further() {
-        let (pool, mut buffer) = (Pool::default(), Buffer::default());
+        let mut buffer = Buffer::default();
         let max = 3 * LARGE;
         let mut total = 0;
         loop {
-            let n = buffer.space(&pool, max).len();
+            let n = buffer.space(max).len();
             if n == 0 {
                 break;
             }
@@ -316,8 +319,8 @@ mod tests {
 
     #[test]
     fn pieces_keep_their_order_and_small_ones_are_joined() {
-        let (pool, mut buffer) = (Pool::default(), Buffer::default());
-        fill(&mut buffer, &pool, b"0123456789");
+        let mut buffer = Buffer::default();
+        fill(&mut buffer, b"0123456789");
         let mut out = Outgoing::default();
         out.read(&buffer, 0..2);
         out.read(&buffer, 2..4);

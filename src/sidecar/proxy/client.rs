@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use super::buffer::{self, Buffer, SMALL};
+use super::buffer::{Buffer, SMALL};
 use super::ingress::Ingress;
 use crate::pg::error::SqlState;
 use crate::pg::frame::{self, Header};
@@ -38,6 +38,8 @@ pub struct Client {
     pub uncounted: u64,
     /// Counts it among those that session state binds to a server.
     pub bound: Option<Bound>,
+    /// The socket wakes the task known to `shared`: nothing has come since it was asked to.
+    armed: bool,
     /// What it was told at login.
     pub told: Option<Arc<Welcome>>,
     /// Which changes of that it was told.
@@ -62,10 +64,10 @@ pub enum Wants {
 
 impl Client {
     /// A client that has logged in and may have sent more than its login already.
-    pub fn new(stream: Stream, early: &[u8], ingress: Ingress, shared: Registered, buffers: &buffer::Pool) -> Self {
+    pub fn new(stream: Stream, early: &[u8], ingress: Ingress, shared: Registered) -> Self {
         Self {
             stream,
-            input: Buffer::holding(early, buffers),
+            input: Buffer::holding(early),
             out: Vec::new(),
             sent: 0,
             ingress,
@@ -75,6 +77,7 @@ impl Client {
             drops: 0,
             uncounted: 0,
             bound: None,
+            armed: false,
             told: None,
             news: 0,
         }
@@ -91,7 +94,12 @@ impl Client {
     }
 
     /// Writes what [`Client::say`] has added.
+    #[inline]
     pub fn poll_say(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.out.is_empty() && !self.stream.is_tls() { Poll::Ready(Ok(())) } else { self.poll_say_on(cx) }
+    }
+
+    fn poll_say_on(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.out.len() {
             match ready!(self.stream.poll_write(cx, &self.out[self.sent..]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -107,31 +115,38 @@ impl Client {
     }
 
     /// Reads on. `Ready(Ok(0))` is the end. Takes memory only when there is something to read.
-    pub fn poll_read(&mut self, cx: &mut Context<'_>, buffers: &buffer::Pool, max: usize) -> Poll<io::Result<usize>> {
-        ready!(self.stream.poll_readable(cx))?;
-        self.poll_read_now(cx, buffers, max)
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<io::Result<usize>> {
+        if self.armed && self.shared.is_registered(cx.waker()) && !self.stream.seems_readable() {
+            // As asked before; asking again would cost two locks.
+            return Poll::Pending;
+        }
+        let readable = self.stream.poll_readable(cx);
+        self.armed = readable.is_pending() && self.shared.is_registered(cx.waker());
+        ready!(readable)?;
+        self.poll_read_now(cx, max)
     }
 
     /// As [`Client::poll_read`], where something is likely to be there: memory is taken first, and given back if not.
-    fn poll_read_now(&mut self, cx: &mut Context<'_>, buffers: &buffer::Pool, max: usize) -> Poll<io::Result<usize>> {
-        let space = self.input.space(buffers, max);
+    fn poll_read_now(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<io::Result<usize>> {
+        let space = self.input.space(max);
         if space.is_empty() {
             return Poll::Ready(Err(io::Error::other("a message longer than may be buffered")));
         }
+        self.armed = false;
         let read = self.stream.poll_read(cx, space);
         match &read {
             Poll::Ready(Ok(n)) => {
                 self.input.filled(*n);
                 self.uncounted += *n as u64;
             }
-            _ => self.input.rest(buffers),
+            _ => self.input.rest(),
         }
         read
     }
 
     /// Waits, without a server, until the client wants one or must go. `woken`: it was polled before, so it is likely
     /// that there is something to read, and not worth asking first.
-    pub fn poll_idle(&mut self, cx: &mut Context<'_>, buffers: &buffer::Pool, woken: bool) -> Poll<Wants> {
+    pub fn poll_idle(&mut self, cx: &mut Context<'_>, woken: bool) -> Poll<Wants> {
         self.shared.register(cx.waker());
         loop {
             if let Some(wants) = self.next() {
@@ -154,10 +169,10 @@ impl Client {
                 return Poll::Pending;
             }
             let read = if woken {
-                self.poll_read_now(cx, buffers, SMALL)
+                self.poll_read_now(cx, SMALL)
             } else {
-                self.input.rest(buffers);
-                self.poll_read(cx, buffers, SMALL)
+                self.input.rest();
+                self.poll_read(cx, SMALL)
             };
             match ready!(read) {
                 Ok(n) if n > 0 => {}
@@ -216,8 +231,8 @@ impl Client {
     }
 
     /// Gives memory back while nothing is under way.
-    pub fn rest(&mut self, buffers: &buffer::Pool) {
-        self.input.rest(buffers);
+    pub fn rest(&mut self) {
+        self.input.rest();
         self.names.rest();
     }
 

@@ -108,6 +108,9 @@ impl Egress {
                 self.take(n, self.forward, input, sides.out);
                 continue;
             }
+            if self.rows(rest, input, sides) {
+                continue;
+            }
             let Some(header) = frame::header(rest).map_err(|_| OutOfStep { tag: rest[0], expected: None })? else {
                 break;
             };
@@ -178,6 +181,22 @@ impl Egress {
         Ok(seen)
     }
 
+    /// Takes the whole rows, and what describes them, that come next: most of what servers say. False if none does.
+    #[inline]
+    fn rows(&mut self, rest: &[u8], input: &Buffer, sides: &mut Sides<'_>) -> bool {
+        let mut n = 0;
+        while let Ok(Some(header)) = frame::header(&rest[n..])
+            && sides.exchange.passes(header.tag)
+            && header.total() <= rest.len() - n
+        {
+            n += header.total();
+        }
+        if n > 0 {
+            self.take(n, true, input, sides.out);
+        }
+        n > 0
+    }
+
     fn own(&mut self, sides: &mut Sides<'_>) {
         let (exchange, names) = (&mut *sides.exchange, &mut *sides.names);
         sides.out.make(|out| exchange.take_own(out, names));
@@ -202,6 +221,7 @@ impl Egress {
                     }
                 }
             }
+            b'C' if is_ordinary(body) => {}
             b'C' => {
                 self.witness.iter_mut().for_each(|witness| witness.completed(body));
                 completed(body, sides);
@@ -227,6 +247,13 @@ impl Egress {
             _ => {}
         }
     }
+}
+
+/// Whether a CommandComplete is of those that are nearly all, and tell nothing that the text has not told.
+fn is_ordinary(body: &[u8]) -> bool {
+    let tag = body.strip_suffix(b"\0").unwrap_or(body);
+    matches!(tag.get(..7), Some(b"SELECT " | b"INSERT " | b"UPDATE " | b"DELETE "))
+        || matches!(tag, b"BEGIN" | b"COMMIT")
 }
 
 /// Whether a ParameterStatus says that the session has no name.

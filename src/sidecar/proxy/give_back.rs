@@ -100,7 +100,7 @@ async fn settle(database: &Database, mut lease: Lease<PgBackend>, undo: &[&str])
         }
         if *sql == "DISCARD ALL" {
             lease.cache.clear();
-            lease.session.discarded(Arc::default());
+            lease.session.discarded();
         }
     }
     if lease.egress.read_only {

@@ -19,7 +19,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use self::client::{Client, Wants};
 use self::ingress::{Ingress, Rules};
@@ -49,8 +49,6 @@ const APPLICATION: &str = "application_name";
 pub struct Worker {
     /// Its number: which of a database's counters it writes.
     pub number: usize,
-    /// Memory for bytes in flight.
-    pub buffers: buffer::Pool,
     /// Databases and clients of the sidecar.
     pub registered: Arc<Registered>,
     /// How the sidecar's own health query is known.
@@ -166,7 +164,7 @@ impl Serving {
             let mut woken = false;
             let wants = poll_fn(|cx| {
                 let again = std::mem::replace(&mut woken, true);
-                self.client.poll_idle(cx, &self.worker.buffers, again)
+                self.client.poll_idle(cx, again)
             });
             let wants = wants.await;
             match wants {
@@ -211,7 +209,7 @@ impl Serving {
                 let _ = poll_fn(|cx| self.client.stream.poll_shutdown(cx)).await;
             }
         };
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), said).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), said).await;
     }
 
     /// Waits for a server; meanwhile the client may leave, cancel, or be ended.
@@ -222,8 +220,11 @@ impl Serving {
         // One that came between the last wait and its lease was for what is over.
         self.client.shared.clear(signal::CANCEL);
         let asked = Instant::now();
-        let outcome = self.wait(asked).await;
-        match outcome {
+        if let Some(lease) = self.database.pool.checkout_now(&self.set, asked) {
+            self.stats().acquire.observe(Duration::ZERO);
+            return Acquired::Lease(lease, asked);
+        }
+        match self.wait(asked).await {
             Waited::Done(Ok(lease)) => {
                 // Nobody waits for the clock who did not wait for a server.
                 let waited = self.client.shared.activity() == Activity::Waiting;
@@ -242,7 +243,6 @@ impl Serving {
     async fn wait(&mut self, asked: Instant) -> Waited {
         let mut checkout = pin!(self.database.pool.checkout(self.set.clone(), asked));
         let client = &mut self.client;
-        let worker = &self.worker;
         poll_fn(|cx| {
             if let Poll::Ready(result) = checkout.as_mut().poll(cx) {
                 return Poll::Ready(Waited::Done(result));
@@ -254,7 +254,7 @@ impl Serving {
             }
             // Bytes that come meanwhile are kept, as many as one small buffer holds; the end is noticed.
             while client.input.len() < buffer::SMALL {
-                match client.poll_read(cx, &worker.buffers, buffer::SMALL) {
+                match client.poll_read(cx, buffer::SMALL) {
                     Poll::Ready(Ok(n)) if n > 0 => {}
                     Poll::Ready(_) => return Poll::Ready(Waited::Left),
                     Poll::Pending => break,
@@ -310,6 +310,7 @@ impl Serving {
             if !unwritten.is_empty() {
                 self.client.say(|out| out.extend_from_slice(&unwritten));
             }
+            lease.input.rest();
             let mine = &mut self.client.ingress.mine;
             let catalog = &self.database.catalog;
             let mut used = mine.used(self.care, catalog.is_quiet());
@@ -375,12 +376,12 @@ impl Serving {
             rules,
             database: &self.database,
             registered: &self.worker.registered,
-            buffers: &self.worker.buffers,
             health: elsewhere.is_none().then_some(&self.database.health),
             now: Some(lent),
             since: None,
             taken: 0,
             used: false,
+            woken: false,
             entered: false,
             auditing: false,
             tries: 0,
@@ -456,10 +457,11 @@ impl Serving {
             database: database.alias.clone(),
             application: login.set.get("application_name").unwrap_or_default().to_owned(),
             peer: login.peer,
+            targets: Arc::clone(database.backend.targets()),
         };
         let clients: &Arc<Clients> = &worker.registered.clients;
         let shared = clients.add(new, key, Instant::now());
-        let client = Client::new(login.stream, &login.early, Ingress::new(mode), shared, &worker.buffers);
+        let client = Client::new(login.stream, &login.early, Ingress::new(mode), shared);
         let application = Some(printable(login.set.get(APPLICATION).unwrap_or_default()));
         Some(Self { worker, database, settings, mode, care, set: login.set.without(APPLICATION), application, client })
     }
@@ -469,6 +471,7 @@ impl Serving {
         let mut serving = Self::new(worker, database, login)?;
         serving.database.backend.note(&serving.set);
         let welcome = serving.parameters().await?;
+        serving.set = welcome.set.clone();
         serving.begin(&welcome.parameters);
         serving.client.told = Some(welcome);
         Some(serving)
@@ -495,10 +498,11 @@ impl Serving {
         match outcome {
             Waited::Done(Ok(lease)) => {
                 let welcome = Arc::new(Welcome {
+                    set: self.set.clone(),
                     parameters: encode(lease.parameters.all()).into(),
                     told: lease.parameters.all().to_vec(),
                 });
-                self.database.keep_welcome(self.set.clone(), Arc::clone(&welcome));
+                self.database.keep_welcome(Arc::clone(&welcome));
                 lease.give_back(Instant::now());
                 Some(welcome)
             }

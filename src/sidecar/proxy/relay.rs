@@ -58,8 +58,6 @@ pub struct Relay<'a> {
     pub database: &'a Database,
     /// All databases and clients.
     pub registered: &'a Arc<Registered>,
-    /// Memory for bytes in flight.
-    pub buffers: &'a buffer::Pool,
     /// Told whenever the server is heard.
     pub health: Option<&'a Health>,
     /// The time of this poll, once somebody has asked for it.
@@ -78,6 +76,8 @@ pub struct Relay<'a> {
     pub most_bound: u32,
     /// Something was taken from the client since it got this server.
     pub used: bool,
+    /// The task was woken, and the server has not been looked at since.
+    pub woken: bool,
     /// Length of the client's buffer when its next message turned out to be incomplete.
     pub stuck: usize,
     /// The client has said goodbye: nothing more is read of it, and it gets what it is owed.
@@ -96,6 +96,7 @@ impl Relay<'_> {
         let polled = self.poll_both(cx);
         if polled.is_pending() {
             self.now = None;
+            self.woken = true;
         }
         polled
     }
@@ -114,12 +115,12 @@ impl Relay<'_> {
         let quiet = self.server.exchange.is_quiet();
         self.client.shared.set_activity(if quiet { Activity::Holding } else { Activity::Active });
         if quiet {
-            self.client.input.rest(self.buffers);
+            self.client.input.rest();
             // Only a client that keeps its server (Session mode, a pin) can be idle here.
             let idle = self.server.exchange.is_free().then(|| self.now());
             self.client.shared.set_idle(idle);
         }
-        self.server.input.rest(self.buffers);
+        self.server.input.rest();
         Poll::Pending
     }
 
@@ -156,8 +157,9 @@ impl Relay<'_> {
             if conn.egress.fatal && conn.input.is_empty() {
                 return Err(End::ServerGone);
             }
-            if moved && self.is_done() {
-                return Ok(true);
+            if moved && !self.leaving && self.is_done() {
+                self.client.input.consume(std::mem::take(&mut self.taken));
+                return Err(End::Free);
             }
             if !self.hear(cx)? {
                 return Ok(moved);
@@ -169,9 +171,12 @@ impl Relay<'_> {
     /// Reads once of the server, and deals with what came. False if nothing did.
     fn hear(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let conn: &mut PgConn = self.server;
-        let Poll::Ready(readable) = conn.stream.poll_readable(cx) else { return Ok(false) };
-        readable.map_err(|_| End::ServerGone)?;
-        match conn.stream.poll_read(cx, conn.input.space(self.buffers, buffer::LARGE)) {
+        // When the task was woken there is nearly always something: not worth asking first.
+        if !std::mem::take(&mut self.woken) {
+            let Poll::Ready(readable) = conn.stream.poll_readable(cx) else { return Ok(false) };
+            readable.map_err(|_| End::ServerGone)?;
+        }
+        match conn.stream.poll_read(cx, conn.input.space(buffer::LARGE)) {
             Poll::Ready(Ok(n)) if n > 0 => {
                 conn.input.filled(n);
                 self.rules.stats.server_bytes.add(n as u64);
@@ -230,7 +235,7 @@ impl Relay<'_> {
     /// From now on a cancel request reaches the server; one that came while it was being made ready does now.
     fn hold_server(&mut self) {
         let target = &self.server.cancel;
-        self.client.shared.hold(Arc::clone(target));
+        self.client.shared.hold(target);
         if self.client.shared.signals() & signal::CANCEL != 0 {
             self.client.shared.clear(signal::CANCEL);
             if target.begin() {
@@ -309,7 +314,7 @@ impl Relay<'_> {
             // What has come waits already, and its memory is bounded.
             return Ok(false);
         }
-        match self.client.poll_read(cx, self.buffers, self.rules.max_buffered.max(buffer::SMALL)) {
+        match self.client.poll_read(cx, self.rules.max_buffered.max(buffer::SMALL)) {
             Poll::Ready(Ok(n)) if n > 0 => Ok(true),
             Poll::Ready(_) => Err(End::Left),
             Poll::Pending => Ok(false),
@@ -342,7 +347,7 @@ impl Relay<'_> {
             return Err(End::Unready("its session carries what nothing undoes".into()));
         }
         if first && !turn.server.exchange.is_being_readied() {
-            self.client.shared.hold(Arc::clone(&conn.cancel));
+            self.client.shared.hold(&conn.cancel);
         }
         if !first && self.client.ingress.is_between_messages() {
             self.client.ingress.rename(&mut turn);

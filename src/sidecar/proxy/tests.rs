@@ -1,9 +1,7 @@
 //! A client's bytes and a server's, through ingress and egress, without sockets.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
-
-use super::buffer::{Buffer, LARGE, Outgoing, Pool, SMALL};
+use super::buffer::{Buffer, LARGE, Outgoing, SMALL};
 use super::egress::{Egress, Sides};
 use super::ingress::{Ingress, Rules, Server, Stop, Taken, Turn};
 use crate::api::resolve::Mode;
@@ -53,7 +51,7 @@ impl Bench {
             exchange: Exchange::default(),
             cache: Cache::new(2),
             egress: Egress::default(),
-            session: Session::new(Arc::default()),
+            session: Session::default(),
             parameters: Parameters::default(),
             name: None,
             care: Care::Preserve,
@@ -63,10 +61,9 @@ impl Bench {
 
     /// What the server gets of what the client sends, and why it stopped there.
     fn send(&mut self, client: &mut Client, bytes: &[u8]) -> (Vec<u8>, Stop) {
-        let pool = Pool::default();
         let mut rest = bytes;
         while !rest.is_empty() {
-            let space = client.buffer.space(&pool, self.max.max(SMALL));
+            let space = client.buffer.space(self.max.max(SMALL));
             let n = space.len().min(rest.len());
             space[..n].copy_from_slice(&rest[..n]);
             client.buffer.filled(n);
@@ -107,12 +104,11 @@ impl Bench {
 
     /// What the client gets of what the server answers.
     fn answer(&mut self, client: &mut Client, bytes: &[u8]) -> Vec<u8> {
-        let pool = Pool::default();
         let mut got = Vec::new();
         let mut buffer = Buffer::default();
         // In one-byte pieces: wherever a message is cut, the result is the same.
         for byte in bytes {
-            buffer.space(&pool, LARGE)[0] = *byte;
+            buffer.space(LARGE)[0] = *byte;
             buffer.filled(1);
             let mut out = Outgoing::default();
             let mut sides = Sides {
