@@ -274,6 +274,17 @@ pub enum Band {
     Above,
 }
 
+impl Band {
+    /// Of that many per cents.
+    pub fn of(percent: u32) -> Self {
+        match percent {
+            _ if percent < *BAND.start() => Self::Below,
+            _ if percent > *BAND.end() => Self::Above,
+            _ => Self::Within,
+        }
+    }
+}
+
 /// The utilisation that a pool is meant to have, in percent.
 pub const BAND: RangeInclusive<u32> = 60..=80;
 
@@ -310,12 +321,7 @@ impl Numbers {
 
     /// Where the utilisation lies; none = unlimited.
     pub fn band(&self) -> Option<Band> {
-        let percent = self.utilization_percent()?;
-        Some(match percent {
-            _ if percent < *BAND.start() => Band::Below,
-            _ if percent > *BAND.end() => Band::Above,
-            _ => Band::Within,
-        })
+        self.utilization_percent().map(Band::of)
     }
 }
 

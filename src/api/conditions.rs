@@ -87,6 +87,32 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 22] = [
+        Self::Accepted,
+        Self::Invalid,
+        Self::Conflicted,
+        Self::Pending,
+        Self::ResolvedRefs,
+        Self::SecretNotFound,
+        Self::SecretKeyMissing,
+        Self::InvalidCaCertificateRef,
+        Self::AllPodsApplied,
+        Self::NoMatchingPods,
+        Self::PodsRejected,
+        Self::PodsUnreachable,
+        Self::RestartRequired,
+        Self::Ready,
+        Self::Applied,
+        Self::Rejected,
+        Self::Stale,
+        Self::NoPolicy,
+        Self::Connected,
+        Self::NoBackend,
+        Self::AuthFailed,
+        Self::Draining,
+    ];
+
     /// As the API writes it.
     pub const fn name(self) -> &'static str {
         match self {

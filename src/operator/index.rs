@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
+use serde_json::Value;
 use tokio::sync::watch;
 
 use super::selector;
@@ -84,6 +85,20 @@ pub struct Assigned {
     pub generation: i64,
     /// Its values.
     pub resolved: Arc<Resolved>,
+    /// Its effective `spec`, as sidecars get it that know every field.
+    pub spec: Value,
+}
+
+impl Assigned {
+    /// Of a policy's values.
+    pub fn new(key: Key, uid: String, generation: i64, resolved: Resolved) -> Self {
+        let mut spec = serde_json::to_value(&resolved.effective).unwrap_or_default();
+        if let Some(spec) = spec.as_object_mut() {
+            // Which pods: not what they run.
+            spec.remove("selector");
+        }
+        Self { key, uid, generation, resolved: Arc::new(resolved), spec }
+    }
 }
 
 /// One policy of a pod.
@@ -163,10 +178,11 @@ pub struct PolicyView {
     pub policy: Arc<Policy>,
     /// Whether it may be given to pods.
     pub standing: Standing,
-    /// The pods that it is given to: name and uid.
-    pub pods: Vec<(String, String)>,
+    /// The pods that it is given to: name, uid and what they were told of it.
+    pub pods: Vec<(String, String, Entry)>,
 }
 
+#[derive(Debug)]
 struct PodEntry {
     pod: Pod,
     told: watch::Sender<Told>,
@@ -175,7 +191,7 @@ struct PodEntry {
 }
 
 /// Everything that is known of one namespace.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Namespace {
     policies: BTreeMap<String, Arc<Policy>>,
     conflicts: BTreeMap<String, String>,
@@ -183,7 +199,7 @@ struct Namespace {
 }
 
 /// Policies × pods.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Index {
     namespaces: BTreeMap<String, Namespace>,
     dirty: BTreeSet<String>,
@@ -298,12 +314,11 @@ impl Index {
         let namespace = self.namespaces.get(&key.namespace)?;
         let policy = Arc::clone(namespace.policies.get(&key.name)?);
         let standing = namespace.standing(&policy);
-        let has = |entry: &&PodEntry| {
-            let told = entry.told.borrow();
-            told.iter().any(|told| told.uid() == policy.uid) && !entry.pod.deleting && !entry.pod.ended
+        let told = |entry: &PodEntry| {
+            let of = entry.told.borrow().iter().find(|told| told.uid() == policy.uid).cloned();
+            of.filter(|_| !entry.pod.deleting).map(|told| (entry.pod.key.name.clone(), entry.pod.uid.clone(), told))
         };
-        let pods = namespace.pods.values().filter(has);
-        let pods = pods.map(|entry| (entry.pod.key.name.clone(), entry.pod.uid.clone())).collect();
+        let pods = namespace.pods.values().filter_map(told).collect();
         Some(PolicyView { policy, standing, pods })
     }
 

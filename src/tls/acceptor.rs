@@ -5,7 +5,8 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 
 use super::{ALPN, TlsError, certificates, provider, store};
 use crate::pg::auth::binding::tls_server_end_point;
@@ -49,4 +50,24 @@ impl Acceptor {
         config.alpn_protocols = vec![ALPN.to_vec()];
         Ok(Acceptor { config: Arc::new(config), end_point, demands_certificate: client_ca.is_some() })
     }
+}
+
+/// A certificate chain and its key, both PEM, for a resolver of certificates.
+///
+/// # Errors
+/// When one of them can't be read, or the key is another certificate's.
+pub fn certified(chain: &[u8], key: &[u8]) -> Result<CertifiedKey, TlsError> {
+    let chain = certificates("the certificate", chain)?;
+    let key = PrivateKeyDer::from_pem_slice(key)
+        .map_err(|error| TlsError::Pem { what: "the private key", reason: error.to_string() })?;
+    Ok(CertifiedKey::from_der(chain, key, &provider())?)
+}
+
+/// A server that shows whatever certificate the resolver has at the time.
+///
+/// # Errors
+/// When rustls refuses its own defaults.
+pub fn with_resolver(resolver: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, TlsError> {
+    let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    Ok(builder.with_no_client_auth().with_cert_resolver(resolver))
 }

@@ -1,10 +1,16 @@
 //! The API server that the tests stand on does what they need of it.
 
+use super::support::certs::Certs;
 use super::support::{ApiServer, process};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 fn pod(name: &str, namespace: &str) -> Pod {
     serde_json::from_value(json!({
@@ -84,4 +90,62 @@ async fn it_can_be_stopped_and_started_and_leaves_nothing() {
     for pid in pids {
         assert!(process::ended(pid), "process {pid} was left behind");
     }
+}
+
+/// Admission webhooks of the tests listen on the loopback address, under `clientConfig.url`.
+#[tokio::test]
+async fn it_asks_a_webhook_on_this_machine() {
+    use actix_web::{App, HttpServer, web};
+    let server = ApiServer::shared();
+    if server.is_external() {
+        return;
+    }
+    let namespace = server.namespace().await;
+    let certs = Certs::new();
+    let chain = CertificateDer::pem_file_iter(certs.path("tls.crt")).unwrap().collect::<Result<Vec<_>, _>>().unwrap();
+    let key = PrivateKeyDer::from_pem_file(certs.path("tls.key")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let tls = tls.with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let deny = async |review: web::Json<Value>| {
+        let uid = &review["request"]["uid"];
+        web::Json(json!({
+            "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+            "response": { "uid": uid, "allowed": false, "status": { "message": "the webhook was asked" } }
+        }))
+    };
+    let webhook = HttpServer::new(move || App::new().route("/deny", web::post().to(deny))).workers(1).disable_signals();
+    let webhook = webhook.bind_rustls_0_23(("127.0.0.1", 0), tls).unwrap();
+    let port = webhook.addrs()[0].port();
+    tokio::spawn(webhook.run());
+
+    let configuration = serde_json::from_value(json!({
+        "metadata": { "name": &*namespace },
+        "webhooks": [{
+            "name": "deny.poolkeeper.dev", "sideEffects": "None", "admissionReviewVersions": ["v1"], "failurePolicy": "Fail",
+            "clientConfig": {
+                "url": format!("https://127.0.0.1:{port}/deny"),
+                "caBundle": ByteString(std::fs::read(certs.path("ca.crt")).unwrap())
+            },
+            "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": &*namespace } },
+            "rules": [{ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"] }]
+        }]
+    }));
+    let client = server.client().await;
+    let webhooks: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
+    webhooks.create(&PostParams::default(), &configuration.unwrap()).await.unwrap();
+    let pods: Api<Pod> = Api::namespaced(client, &namespace);
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    let asked = async {
+        loop {
+            match pods.create(&dry, &pod("a", &namespace)).await {
+                // The API server takes a moment to know of it.
+                Ok(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+                Err(refused) => break refused,
+            }
+        }
+    };
+    let refused = tokio::time::timeout(super::support::PATIENCE, asked).await.unwrap().to_string();
+    webhooks.delete(&namespace, &DeleteParams::default()).await.unwrap();
+    assert!(refused.contains("the webhook was asked"), "{refused}");
 }

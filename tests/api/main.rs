@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_objects;
 mod cluster;
 mod columns;
 mod differential;

@@ -38,8 +38,7 @@ pub fn policy(object: &Value) -> Policy {
     let key = Key::new(text("namespace").unwrap(), text("name").unwrap());
     let uid = text("uid").map_or_else(|| format!("uid-{}", key.name), str::to_owned);
     let generation = metadata["generation"].as_i64().unwrap_or(1);
-    let assigned =
-        |resolved| Arc::new(Assigned { key: key.clone(), uid: uid.clone(), generation, resolved: Arc::new(resolved) });
+    let assigned = |resolved| Arc::new(Assigned::new(key.clone(), uid.clone(), generation, resolved));
     Policy {
         uid: uid.clone(),
         created: text("creationTimestamp").map_or(Timestamp::UNIX_EPOCH, |time| time.parse().unwrap()),

@@ -11,8 +11,7 @@ pub fn policy(name: &str, created: i64, generation: i64, spec: Value) -> Policy 
         "metadata": { "name": name, "namespace": "shop", "generation": generation }, "spec": spec,
     });
     let selector = serde_json::from_value(spec["selector"].clone()).ok();
-    let assign =
-        |resolved| Assigned { key: key.clone(), uid: format!("uid-{name}"), generation, resolved: Arc::new(resolved) };
+    let assign = |resolved| Assigned::new(key.clone(), format!("uid-{name}"), generation, resolved);
     let verdict = resolve_value(document).map(|resolved| Arc::new(assign(resolved)));
     let created = Timestamp::from_second(created).unwrap();
     Policy { uid: format!("uid-{name}"), key, created, generation, selector, verdict }
@@ -63,7 +62,8 @@ fn a_policy_reaches_its_pods_and_no_others() {
     let changes = index.flush();
     assert_eq!((names(&changes.policies), names(&changes.pods)), (vec!["orders"], vec!["a"]));
     assert!(stream.has_changed().unwrap());
-    assert_eq!(index.policy(&Key::new("shop", "orders")).unwrap().pods, [("a".to_owned(), "uid-a".to_owned())]);
+    let pods = index.policy(&Key::new("shop", "orders")).unwrap().pods;
+    assert_eq!(pods.iter().map(|(name, uid, _)| (name.as_str(), uid.as_str())).collect::<Vec<_>>(), [("a", "uid-a")]);
 }
 
 #[test]

@@ -32,8 +32,7 @@ pub fn read(object: &DynamicObject, namespace: &str, name: &str) -> Policy {
         "metadata": { "name": name, "namespace": namespace, "generation": generation },
         "spec": object.data["spec"],
     });
-    let assigned =
-        |resolved| Arc::new(Assigned { key: key.clone(), uid: uid.clone(), generation, resolved: Arc::new(resolved) });
+    let assigned = |resolved| Arc::new(Assigned::new(key.clone(), uid.clone(), generation, resolved));
     Policy {
         created: object.creation_timestamp().map_or_else(Timestamp::now, |time| time.0),
         selector: serde_json::from_value(object.data["spec"]["selector"].clone()).ok(),

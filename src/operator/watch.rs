@@ -1,0 +1,219 @@
+//! One watch a kind: what the API server says goes into the index.
+//!
+//! Policies are read as plain JSON, so that no object, however old or strange, stops the watch; the index gets a verdict
+//! of each. Pods are those that injection has labelled.
+
+use std::collections::BTreeSet;
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures_util::{FutureExt, StreamExt};
+use k8s_openapi::api::core::v1::Pod as KubePod;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{ApiResource, DynamicObject};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::index::{Assigned, Key, Pod, Policy};
+use super::metrics::Kind;
+use super::state::State;
+use crate::api::annotations::{INJECTED, POOL_CONFIGURED, POOL_HEALTHY};
+use crate::api::resolve::resolve_value;
+use crate::api::v1alpha1::{DbPoolPolicy, DbPoolPolicyStatus};
+
+/// One kind of object that is watched.
+trait Watched: Clone + std::fmt::Debug + DeserializeOwned + Send + 'static {
+    /// As metrics call it.
+    const KIND: &'static str;
+    fn key(&self) -> Key;
+    fn apply(self, state: &State);
+    fn delete(self, state: &State);
+    /// Everything else of the kind is gone.
+    fn retain(listed: &BTreeSet<Key>, state: &State);
+}
+
+/// Watches policies until told to stop; `synced` becomes true with the first full list.
+pub async fn policies(client: Client, state: Arc<State>, synced: watch::Sender<bool>, stop: CancellationToken) {
+    let api: Api<DynamicObject> = Api::all_with(client, &ApiResource::erase::<DbPoolPolicy>(&()));
+    run(watcher(api, watcher::Config::default()), &state, &synced, &stop).await;
+}
+
+/// The same for pods with a sidecar.
+pub async fn pods(client: Client, state: Arc<State>, synced: watch::Sender<bool>, stop: CancellationToken) {
+    let config = watcher::Config::default().labels(INJECTED);
+    run(watcher(Api::<KubePod>::all(client), config), &state, &synced, &stop).await;
+}
+
+async fn run<K: Watched>(
+    events: impl futures_util::Stream<Item = watcher::Result<Event<K>>> + Send,
+    state: &State,
+    synced: &watch::Sender<bool>,
+    stop: &CancellationToken,
+) {
+    let mut events = pin!(events.default_backoff());
+    let mut listed = None;
+    loop {
+        let event = tokio::select! {
+            () = stop.cancelled() => return,
+            event = events.next() => event,
+        };
+        let Some(event) = event else { return };
+        take(event, &mut listed, state, synced);
+        // What is there already is settled together.
+        while let Some(Some(event)) = events.next().now_or_never() {
+            take(event, &mut listed, state, synced);
+        }
+        if listed.is_none() {
+            state.settle();
+        }
+    }
+}
+
+/// Takes one event in; `listed` is what a list under way has brought so far.
+fn take<K: Watched>(
+    event: watcher::Result<Event<K>>,
+    listed: &mut Option<BTreeSet<Key>>,
+    state: &State,
+    synced: &watch::Sender<bool>,
+) {
+    match event {
+        Ok(Event::Init) => *listed = Some(BTreeSet::new()),
+        Ok(Event::InitApply(object)) => {
+            if let Some(listed) = listed {
+                listed.insert(object.key());
+            }
+            object.apply(state);
+        }
+        Ok(Event::InitDone) => {
+            if let Some(listed) = listed.take() {
+                K::retain(&listed, state);
+            }
+            synced.send_replace(true);
+        }
+        Ok(Event::Apply(object)) => object.apply(state),
+        Ok(Event::Delete(object)) => object.delete(state),
+        Err(error) => {
+            state.metrics.watch_errors.get_or_create(&Kind { kind: K::KIND }).inc();
+            tracing::warn!(kind = K::KIND, %error, "the watch had an error and goes on");
+        }
+    }
+}
+
+impl Watched for DynamicObject {
+    const KIND: &'static str = "policy";
+
+    fn key(&self) -> Key {
+        Key::new(self.namespace().unwrap_or_default(), self.name_any())
+    }
+
+    fn apply(self, state: &State) {
+        if let Ok(status) = serde_json::from_value::<DbPoolPolicyStatus>(self.data["status"].clone()) {
+            state.seen().policies.insert(self.uid().unwrap_or_default(), status);
+        }
+        state.index().apply_policy(policy(&self));
+    }
+
+    fn delete(self, state: &State) {
+        state.seen().policies.remove(&self.uid().unwrap_or_default());
+        state.index().delete_policy(&self.key());
+    }
+
+    fn retain(listed: &BTreeSet<Key>, state: &State) {
+        state.index().retain_policies(listed);
+    }
+}
+
+/// What the index is to know of a policy.
+pub fn policy(object: &DynamicObject) -> Policy {
+    let key = Watched::key(object);
+    let (uid, generation) = (object.uid().unwrap_or_default(), object.metadata.generation.unwrap_or_default());
+    let spec = &object.data["spec"];
+    let document = json!({
+        "apiVersion": object.types.as_ref().map(|types| types.api_version.as_str()),
+        "kind": object.types.as_ref().map(|types| types.kind.as_str()),
+        "metadata": { "name": key.name, "namespace": key.namespace, "generation": generation },
+        "spec": spec,
+    });
+    let assigned = |resolved| Arc::new(Assigned::new(key.clone(), uid.clone(), generation, resolved));
+    Policy {
+        uid: uid.clone(),
+        created: object.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+        generation,
+        selector: serde_json::from_value(spec["selector"].clone()).ok(),
+        verdict: resolve_value(document).map(assigned),
+        key: key.clone(),
+    }
+}
+
+impl Watched for KubePod {
+    const KIND: &'static str = "pod";
+
+    fn key(&self) -> Key {
+        Key::new(self.namespace().unwrap_or_default(), self.name_any())
+    }
+
+    fn apply(self, state: &State) {
+        let status = self.status.as_ref();
+        let ours = |kind: &str| kind == POOL_CONFIGURED || kind == POOL_HEALTHY;
+        let conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
+        let conditions = conditions.filter(|condition| ours(&condition.type_)).cloned().collect();
+        let pod = Pod {
+            key: Watched::key(&self),
+            uid: self.uid().unwrap_or_default(),
+            deleting: self.metadata.deletion_timestamp.is_some(),
+            ended: status.and_then(|s| s.phase.as_deref()).is_some_and(|phase| matches!(phase, "Succeeded" | "Failed")),
+            labels: self.metadata.labels.clone().unwrap_or_default(),
+        };
+        state.seen().pods.insert(pod.uid.clone(), conditions);
+        state.index().apply_pod(pod);
+    }
+
+    fn delete(self, state: &State) {
+        let uid = self.uid().unwrap_or_default();
+        state.seen().pods.remove(&uid);
+        state.index().delete_pod(&self.key());
+        state.reports().forget(&uid);
+    }
+
+    fn retain(listed: &BTreeSet<Key>, state: &State) {
+        state.index().retain_pods(listed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::Value;
+
+    use super::*;
+
+    fn object(spec: Value) -> DynamicObject {
+        serde_json::from_value(json!({
+            "apiVersion": "poolkeeper.dev/v1alpha1", "kind": "DbPoolPolicy",
+            "metadata": { "name": "orders", "namespace": "shop", "uid": "u", "generation": 3,
+                "creationTimestamp": "2026-11-23T00:00:00Z", "managedFields": [{ "manager": "kubectl" }] },
+            "spec": spec, "status": { "conditions": "broken" },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn whatever_a_policy_holds_it_is_read() {
+        let good = policy(&object(
+            json!({ "selector": { "matchLabels": { "a": "b" } }, "database": { "host": "h", "name": "n" } }),
+        ));
+        assert_eq!((good.uid.as_str(), good.generation, good.verdict.is_ok()), ("u", 3, true));
+        assert!(good.selector.is_some());
+        for bad in [json!(null), json!(7), json!({ "database": 7, "selector": [] }), json!({ "new": { "field": 1 } })] {
+            let state = State::default();
+            object(bad.clone()).apply(&state);
+            let policy = policy(&object(bad));
+            assert!(policy.verdict.is_err() && policy.key == Key::new("shop", "orders"));
+        }
+    }
+}

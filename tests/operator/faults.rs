@@ -1,0 +1,152 @@
+//! Leaders that die, come back or do not know that they lead no more; an API server that goes away.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Api;
+use poolkeeper::contract::{ToOperator, ToSidecar};
+use serde_json::json;
+
+use super::talker::Talker;
+use super::world::{HOME, World};
+use crate::support::{PATIENCE, eventually};
+
+impl World {
+    async fn holder(&self) -> String {
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), HOME);
+        let lease = leases.get_opt("poolkeeper-operator").await.unwrap();
+        lease.and_then(|lease| lease.spec?.holder_identity).unwrap_or_default()
+    }
+
+    /// The port that the stream's Service leads to.
+    async fn endpoint(&self) -> Option<i32> {
+        let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), HOME);
+        let slice = slices.get_opt("poolkeeper-stream").await.unwrap()?;
+        slice.ports?.first()?.port
+    }
+}
+
+#[tokio::test]
+async fn another_replica_takes_over_and_no_status_flaps() {
+    let world = World::new().await;
+    let mut first = world.operator("a");
+    first.until_it_leads();
+    let second = world.operator("b");
+    world.apply("orders", "orders", json!({ "size": 5 })).await;
+    let pod = world.pod("orders-1", "orders").await;
+    let mut sidecar = Talker::of(&world, &first, &pod).await;
+    sidecar.until_size(5).await;
+    sidecar.report_applied().await;
+    world.until("orders", &["Programmed=True/AllPodsApplied"]).await;
+    world.until_pod("orders-1", "PoolHealthy=True/Connected").await;
+    eventually("the second replica is ready", || second.get("/readyz").is_some_and(|(code, _)| code == 200));
+    assert!(!second.leads());
+    assert_eq!(world.endpoint().await, Some(i32::from(first.stream)));
+    let before = world.status("orders").await;
+    let term = sidecar.term;
+
+    // A leader that ends gives the Lease back, and closes its streams.
+    first.signal("TERM");
+    sidecar.until_closed().await;
+    assert!(first.until_it_ends().success());
+    second.until_it_leads();
+    let end = Instant::now() + PATIENCE;
+    while world.endpoint().await != Some(i32::from(second.stream)) {
+        assert!(Instant::now() < end, "the Service does not lead to the second");
+    }
+    assert!(world.holder().await.starts_with("b-"));
+    let mut sidecar = Talker::of(&world, &second, &pod).await;
+    assert!(sidecar.term > term);
+    sidecar.until_size(5).await;
+    sidecar.report_applied().await;
+    assert_eq!(world.endpoint().await, Some(i32::from(second.stream)));
+    // What was said before the takeover was not taken back in between.
+    let transitions = |status: &serde_json::Value| {
+        status["conditions"].as_array().unwrap().iter().map(|c| c["lastTransitionTime"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(transitions(&world.status("orders").await), transitions(&before));
+
+    // One that is killed is missed by the clock.
+    let third = world.operator("c");
+    let killed = Instant::now();
+    second.signal("KILL");
+    third.until_it_leads();
+    let took = killed.elapsed();
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    let mut sidecar = Talker::of(&world, &third, &pod).await;
+    sidecar.until_size(5).await;
+    assert_eq!(transitions(&world.status("orders").await), transitions(&before));
+}
+
+#[tokio::test]
+async fn a_leader_that_stood_still_is_no_leader() {
+    let world = World::new().await;
+    let first = world.operator("a");
+    first.until_it_leads();
+    let second = world.operator("b");
+    world.apply("orders", "orders", json!({ "size": 5 })).await;
+    let pod = world.pod("orders-1", "orders").await;
+    let mut old = Talker::of(&world, &first, &pod).await;
+    old.until_size(5).await;
+    first.signal("STOP");
+    second.until_it_leads();
+    let mut sidecar = Talker::of(&world, &second, &pod).await;
+    sidecar.until_size(5).await;
+    sidecar.report_applied().await;
+    world.until("orders", &["Programmed=True/AllPodsApplied"]).await;
+    // It wakes with a report in its socket that says otherwise, and must not write it.
+    let wrong = old.rejected("an old leader's");
+    old.report(wrong).await;
+    first.signal("CONT");
+    old.until_closed().await;
+    eventually("it knows", || !first.leads());
+    world.until("orders", &["Programmed=True/AllPodsApplied"]).await;
+    assert!(world.holder().await.starts_with("b-") && second.leads());
+    assert!(sidecar.term > old.term);
+}
+
+#[tokio::test]
+async fn an_api_server_that_goes_away_loses_nothing() {
+    let world = World::new().await;
+    let operator = world.operator("a");
+    world.apply("orders", "orders", json!({ "size": 5 })).await;
+    let pod = world.pod("orders-1", "orders").await;
+    let mut sidecar = Talker::of(&world, &operator, &pod).await;
+    sidecar.until_size(5).await;
+    sidecar.report_applied().await;
+    world.until("orders", &["Programmed=True/AllPodsApplied"]).await;
+    world.server.stop();
+    // Without a Lease to renew it stops to lead, by its own clock.
+    sidecar.until_closed().await;
+    world.server.start_again();
+    operator.until_it_leads();
+    let mut sidecar = Talker::of(&world, &operator, &pod).await;
+    sidecar.until_size(5).await;
+    world.apply("orders", "orders", json!({ "size": 6 })).await;
+    sidecar.until_size(6).await;
+    sidecar.report_applied().await;
+    world.until("orders", &["Programmed=True/AllPodsApplied"]).await;
+}
+
+#[tokio::test]
+async fn a_new_authority_reaches_those_who_are_there() {
+    let world = World::new().await;
+    let operator = world.operator("a");
+    let pod = world.pod("orders-1", "orders").await;
+    let mut sidecar = Talker::of(&world, &operator, &pod).await;
+    let before = world.authorities().await;
+    let secrets: Api<k8s_openapi::api::core::v1::Secret> = Api::namespaced(world.client.clone(), HOME);
+    secrets.delete("poolkeeper-ca", &Default::default()).await.unwrap();
+    let listening = async {
+        loop {
+            match sidecar.hear().await {
+                Some(ToSidecar::Authorities { pem }) if pem != before => return pem,
+                _ => sidecar.say(&ToOperator::Ping).await,
+            }
+        }
+    };
+    let pem = tokio::time::timeout(PATIENCE * 3, listening).await.expect("no new authority");
+    assert_eq!(pem, world.authorities().await);
+    Talker::of(&world, &operator, &pod).await;
+}

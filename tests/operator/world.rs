@@ -1,0 +1,304 @@
+//! An API server of its own for each test, operators before it, and policies and pods in one namespace.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use poolkeeper::api::v1alpha1::DbPoolPolicy;
+use serde_json::{Value, json};
+
+use super::support::apiserver::TestNamespace;
+use super::support::{ApiServer, PATIENCE, process};
+
+/// The operators' own namespace.
+pub const HOME: &str = "poolkeeper";
+
+/// An API server with a namespace of its own.
+pub struct World {
+    pub server: ApiServer,
+    pub namespace: TestNamespace,
+    pub client: Client,
+}
+
+impl World {
+    pub async fn new() -> Self {
+        let server = ApiServer::start();
+        let namespace = server.namespace().await;
+        let client = server.client().await;
+        let home = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": HOME } });
+        let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(client.clone());
+        namespaces.create(&PostParams::default(), &serde_json::from_value(home).unwrap()).await.unwrap();
+        Self { server, namespace, client }
+    }
+
+    /// An operator that has begun to run.
+    pub fn operator(&self, identity: &str) -> Operator {
+        Operator::start(self.server.kubeconfig(), identity)
+    }
+
+    pub fn policies(&self) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), &self.namespace, &ApiResource::erase::<DbPoolPolicy>(&()))
+    }
+
+    pub fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Creates or changes a policy for pods labelled `app: APP`, as `kubectl apply` does.
+    pub async fn apply(&self, name: &str, app: &str, pool: Value) -> DynamicObject {
+        let spec = json!({
+            "selector": { "matchLabels": { "app": app } },
+            "database": { "host": "db.invalid", "name": app, "credentials": { "secretName": "db" } },
+            "pool": pool,
+        });
+        self.apply_spec(name, spec).await
+    }
+
+    pub async fn apply_spec(&self, name: &str, spec: Value) -> DynamicObject {
+        let object = json!({
+            "apiVersion": "poolkeeper.dev/v1alpha1", "kind": "DbPoolPolicy", "metadata": { "name": name }, "spec": spec,
+        });
+        let params = PatchParams::apply("tests").force();
+        self.policies().patch(name, &params, &Patch::Apply(&object)).await.unwrap()
+    }
+
+    pub async fn delete_policy(&self, name: &str) {
+        self.policies().delete(name, &DeleteParams::default()).await.unwrap();
+    }
+
+    /// A pod as injection leaves it.
+    pub async fn pod(&self, name: &str, app: &str) -> Pod {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": name, "labels": { "app": app, "poolkeeper.dev/injected": "1" } },
+            "spec": { "containers": [{ "name": "app", "image": "app" }] },
+        });
+        self.pods().create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap()
+    }
+
+    /// Deletes a pod at once, as if its node had gone.
+    pub async fn delete_pod(&self, name: &str) {
+        self.pods().delete(name, &DeleteParams::default().grace_period(0)).await.unwrap();
+    }
+
+    /// A policy's status.
+    pub async fn status(&self, name: &str) -> Value {
+        let policy = self.policies().get(name).await.unwrap();
+        policy.data["status"].clone()
+    }
+
+    /// Waits until the policy's conditions contain all of these, as `Ready=True/Ready`, about its present generation.
+    #[track_caller]
+    pub fn until(&self, name: &str, wanted: &[&str]) -> impl Future<Output = Value> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let end = Instant::now() + PATIENCE;
+            loop {
+                let policy = self.policies().get(name).await.unwrap();
+                let status = &policy.data["status"];
+                let shown = conditions(status, policy.metadata.generation.unwrap());
+                if wanted.iter().all(|wanted| shown.iter().any(|shown| shown == wanted)) {
+                    return status.clone();
+                }
+                assert!(Instant::now() < end, "{caller}: waited for {wanted:?}, got {shown:?}\n{status:#}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+
+    /// Waits until the pod has this condition, as `PoolConfigured=True/Applied`; its message.
+    #[track_caller]
+    pub fn until_pod(&self, name: &str, wanted: &str) -> impl Future<Output = String> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let end = Instant::now() + PATIENCE;
+            loop {
+                let pod = serde_json::to_value(self.pods().get(name).await.unwrap()).unwrap();
+                let all = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+                let show = |c: &Value| {
+                    let text = |key: &str| c[key].as_str().unwrap_or_default().to_owned();
+                    format!("{}={}/{}", text("type").replace("poolkeeper.dev/", ""), text("status"), text("reason"))
+                };
+                if let Some(found) = all.iter().find(|condition| show(condition) == wanted) {
+                    return found["message"].as_str().unwrap().to_owned();
+                }
+                assert!(Instant::now() < end, "{caller}: waited for {wanted}, got {all:#?}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+
+    /// The authorities that sign the operators' certificates, once there are any.
+    pub async fn authorities(&self) -> String {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), HOME);
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(secret) = secrets.get_opt("poolkeeper-ca").await.unwrap() {
+                return String::from_utf8(secret.data.unwrap()["ca.crt"].0.clone()).unwrap();
+            }
+            assert!(Instant::now() < end, "no authority is made");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Reasons of the Events about an object, oldest first.
+    pub async fn events(&self, name: &str) -> Vec<String> {
+        let events: Api<k8s_openapi::api::events::v1::Event> = Api::namespaced(self.client.clone(), &self.namespace);
+        let mut all = events.list(&Default::default()).await.unwrap().items;
+        all.retain(|event| event.regarding.as_ref().and_then(|about| about.name.as_deref()) == Some(name));
+        all.sort_by_key(|event| event.creation_timestamp());
+        all.into_iter().filter_map(|event| event.reason).collect()
+    }
+
+    /// Replaces the CRD's schema by one that takes anything, as a CRD of another version may.
+    pub async fn loosen_the_schema(&self) {
+        let schema = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+        let patch = json!([{ "op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema", "value": schema }]);
+        let crd = "dbpoolpolicies.poolkeeper.dev";
+        self.server.kubectl_ok(&["patch", "crd", crd, "--type=json", "-p", &patch.to_string()]);
+        // The API server serves the new schema a moment later.
+        let strange = json!({
+            "apiVersion": "poolkeeper.dev/v1alpha1", "kind": "DbPoolPolicy", "metadata": { "name": "probe" }, "spec": 7,
+        });
+        let end = Instant::now() + PATIENCE;
+        let params = PatchParams::apply("tests").force().dry_run();
+        while self.policies().patch("probe", &params, &Patch::Apply(&strange)).await.is_err() {
+            assert!(Instant::now() < end, "the loose schema is not served");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Everything that was written to the API server so far, by verb and resource, but for Leases and Events of its own.
+    pub fn writes(&self) -> u64 {
+        let metrics = self.server.kubectl_ok(&["get", "--raw", "/metrics"]);
+        let is_write = |line: &&str| {
+            ["POST", "PUT", "PATCH", "APPLY", "DELETE"].iter().any(|verb| line.contains(&format!("verb=\"{verb}\"")))
+        };
+        let lines = metrics.lines().filter(|line| line.starts_with("apiserver_request_total{")).filter(is_write);
+        let lines =
+            lines.filter(|line| !line.contains("resource=\"leases\"") && !line.contains("subjectaccessreviews"));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).map(|count| count as u64).sum()
+    }
+}
+
+/// `Ready=True/Ready` of each condition that is about this generation.
+pub fn conditions(status: &Value, generation: i64) -> Vec<String> {
+    let all = status["conditions"].as_array().cloned().unwrap_or_default();
+    let of_this = all.iter().filter(|condition| condition["observedGeneration"] == generation);
+    let text = |condition: &Value, key: &str| condition[key].as_str().unwrap_or_default().to_owned();
+    of_this.map(|c| format!("{}={}/{}", text(c, "type"), text(c, "status"), text(c, "reason"))).collect()
+}
+
+/// A running operator; dropped, it is killed, and a panic in its log fails the test.
+pub struct Operator {
+    /// The port of its streams.
+    pub stream: u16,
+    http: u16,
+    child: Child,
+    dir: tempfile::TempDir,
+}
+
+impl Operator {
+    pub fn start(kubeconfig: &Path, identity: &str) -> Self {
+        let (stream, http) = (process::free_port(), process::free_port());
+        let dir = tempfile::Builder::new().prefix("pk-operator-").tempdir().unwrap();
+        let mut command = process::command(Path::new(env!("CARGO_BIN_EXE_poolkeeper")), None, "KILL");
+        command.args([
+            "operator",
+            "--name",
+            "127.0.0.1",
+            "--log-format",
+            "json",
+            "--log-level",
+            "info,poolkeeper=debug",
+        ]);
+        command.args(["--identity", identity, "--namespace", HOME]).arg("--kubeconfig").arg(kubeconfig);
+        command.args(["--stream", &format!("127.0.0.1:{stream}"), "--http", &format!("127.0.0.1:{http}")]);
+        command.args(["--advertise", &format!("198.18.0.1:{stream}")]);
+        command.stdin(Stdio::null()).stderr(fs::File::create(dir.path().join("log")).unwrap());
+        let child = process::spawn(command);
+        Self { stream, http, child, dir }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        process::signal(self.pid(), signal);
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    /// Status code and body; `None` if nobody answers.
+    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.http)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    /// A sample of its metrics; 0 if it isn't there.
+    pub fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.get("/metrics").unwrap_or_default();
+        let samples = text.lines().filter(|line| line.starts_with(name));
+        samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    pub fn leads(&self) -> bool {
+        self.metric("poolkeeper_operator_leading") == 1.0
+    }
+
+    /// Waits until it leads.
+    #[track_caller]
+    pub fn until_it_leads(&self) {
+        let end = Instant::now() + PATIENCE;
+        while !self.leads() {
+            assert!(Instant::now() < end, "it does not lead:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until it has ended.
+    #[track_caller]
+    pub fn until_it_ends(&mut self) -> std::process::ExitStatus {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "it does not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let log = self.log();
+        if std::thread::panicking() {
+            let tail: Vec<_> = log.lines().rev().take(40).collect();
+            eprintln!("the operator's log ends:\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+        } else {
+            assert!(!log.contains("panicked"), "{log}");
+        }
+    }
+}
