@@ -9,4 +9,5 @@ mod bad_objects;
 mod cluster;
 mod columns;
 mod differential;
+mod inject;
 mod policies;

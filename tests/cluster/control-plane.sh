@@ -12,7 +12,7 @@ prepare_control-plane() {
   choose_port
   apiserver_listens=(--bind-address=127.0.0.1 --advertise-address=127.0.0.1 --endpoint-reconciler-type=none)
   stages=("api_ready:etcd apiserver")
-  [ -z "$controllers" ] || stages+=("true:controller-manager")
+  [ -z "$controllers" ] || stages+=("controllers_ready:controller-manager")
 }
 
 # A free port below the ephemeral ones, so that no outgoing connection takes it meanwhile.
@@ -69,3 +69,8 @@ until_ok() {
 api() { curl --silent --show-error --fail --max-time 10 --cacert pki/ca.crt --cert pki/admin.crt --key pki/admin.key "$(cat server)$1" "${@:2}"; }
 
 api_ready() { until_ok api /readyz; }
+
+# The account that every namespace gets is the first that they make, if it is asked for.
+controllers_ready() {
+  case ${controllers:-*} in *'*'* | *serviceaccount-controller*) until_ok api /api/v1/namespaces/default/serviceaccounts/default ;; esac
+}

@@ -171,5 +171,5 @@ endpoints: [{addresses: [$node], conditions: {ready: true}}]
 C
   until_ok "$kube" kubectl --kubeconfig kubeconfig --cache-dir kubectl-cache wait --for=condition=Ready node/node1 --timeout=1s
   until_ok curl --silent --fail http://127.0.0.1:8181/ready
-  until_ok api /api/v1/namespaces/default/serviceaccounts/default
+  controllers_ready
 }

@@ -55,7 +55,7 @@ pub fn container(plan: &Plan<'_>) -> Value {
         readiness_probe: Some(probe(plan, ("/readyz", "ready"), Beat { period: 5, timeout: 5, failures: 3 })),
         // The sidecar itself waits 10 s for a sign of life before it says no.
         liveness_probe: Some(probe(plan, ("/livez", "live"), Beat { period: 15, timeout: 12, failures: 3 })),
-        resources: resources(plan),
+        resources: Some(resources(plan)),
         security_context: Some(security_context(plan)),
         volume_mounts: Some(volumes::mounts(plan)),
         termination_message_path: Some("/dev/termination-log".into()),
@@ -116,9 +116,9 @@ fn probe(plan: &Plan<'_>, (path, word): (&str, &str), beat: Beat) -> Probe {
 }
 
 /// A pod whose quality of service is Guaranteed keeps it. One with resources of its own shares them.
-fn resources(plan: &Plan<'_>) -> Option<ResourceRequirements> {
+fn resources(plan: &Plan<'_>) -> ResourceRequirements {
     if plan.spec.resources.is_some() {
-        return None;
+        return ResourceRequirements::default();
     }
     let ours = &plan.settings.resources;
     let (requests, limits) = if plan.containers().all(is_guaranteed) {
@@ -126,7 +126,7 @@ fn resources(plan: &Plan<'_>) -> Option<ResourceRequirements> {
     } else {
         (&ours.requests, &ours.limits)
     };
-    Some(ResourceRequirements { requests: Some(requests.clone()), limits: Some(limits.clone()), claims: None })
+    ResourceRequirements { requests: Some(requests.clone()), limits: Some(limits.clone()), claims: None }
 }
 
 /// Whether limits are set for CPU and memory, and nothing else is asked for.
