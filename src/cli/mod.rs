@@ -37,7 +37,7 @@ Start here:
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Operator(operator::Args),
+    Operator(Box<operator::Args>),
     Sidecar(Box<sidecar::Args>),
     Check(check::Args),
     Status(status::Args),
@@ -62,7 +62,7 @@ enum Command {
 /// Parses the arguments and runs the command.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Operator(args) => operator::run(args),
+        Command::Operator(args) => operator::run(*args),
         Command::Sidecar(args) => sidecar::run(*args),
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),

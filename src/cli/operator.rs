@@ -5,8 +5,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::operator;
+use crate::operator::inject::{Resources, Settings};
+use crate::operator::leader::STREAM_SERVICE;
 use crate::operator::options::Options;
 use crate::telemetry::{self, LogFormat};
+
+/// Who the sidecar is in pods that run as root: nobody that any base image knows.
+const SIDECAR_USER: i64 = 65_532;
 
 /// Bring policies to pods: watch them, stream each sidecar its configuration, write what became of it.
 ///
@@ -36,6 +41,22 @@ pub struct Args {
     /// A further name or address for the operator's certificate; may be given several times.
     #[arg(long = "name", value_name = "NAME", env = "POOLKEEPER_NAMES", value_delimiter = ',')]
     names: Vec<String>,
+    /// The image that pods get as their sidecar: this program's. Without it there are no webhooks.
+    #[arg(long, value_name = "IMAGE", env = "POOLKEEPER_IMAGE")]
+    image: Option<String>,
+    /// When that image is pulled: IfNotPresent, Always or Never.
+    #[arg(long, value_name = "POLICY", env = "POOLKEEPER_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
+    image_pull_policy: PullPolicy,
+    /// Where sidecars find the streams; by default the Service poolkeeper-stream of the operator's namespace.
+    #[arg(long, value_name = "URL", env = "POOLKEEPER_STREAM_URL")]
+    stream_url: Option<String>,
+    /// What sidecars ask for and may take, as JSON: {"requests":{"cpu":"20m"},"limits":{"memory":"256Mi"}}; guaranteed
+    /// holds both for pods whose quality of service is Guaranteed. What is left out stays as it is.
+    #[arg(long, value_name = "JSON", env = "POOLKEEPER_SIDECAR_RESOURCES", value_parser = resources)]
+    sidecar_resources: Option<Resources>,
+    /// Address of the webhooks (TLS).
+    #[arg(long, value_name = "ADDR", env = "POOLKEEPER_WEBHOOK", default_value = "0.0.0.0:8443")]
+    webhook: SocketAddr,
     /// How events are written to stderr.
     #[arg(long, value_enum, env = "POOLKEEPER_LOG_FORMAT", default_value_t)]
     log_format: LogFormat,
@@ -54,12 +75,50 @@ Examples:
 
 See also: poolkeeper crd | kubectl apply -f -";
 
+/// When an image is pulled.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+#[value(rename_all = "PascalCase")]
+enum PullPolicy {
+    /// If the node does not have it.
+    IfNotPresent,
+    /// At each start.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+fn resources(text: &str) -> Result<Resources, String> {
+    let error = |error: serde_json::Error| format!("{error}: write {{\"requests\":{{\"cpu\":\"20m\"}}}}, for example");
+    serde_json::from_str(text).map_err(error)
+}
+
+/// The webhooks' address and what they inject.
+fn webhook(args: &Args) -> Option<(SocketAddr, Settings)> {
+    let Some(image) = args.image.clone() else {
+        tracing::warn!("no --image: there are no webhooks, and no pod gets a sidecar");
+        return None;
+    };
+    let default = || format!("https://{STREAM_SERVICE}.{}.svc:9443", args.namespace);
+    let settings = Settings {
+        image,
+        image_pull_policy: format!("{:?}", args.image_pull_policy),
+        operator: args.stream_url.clone().unwrap_or_else(default),
+        ca: String::new(),
+        http_port: 9432,
+        user: SIDECAR_USER,
+        resources: args.sidecar_resources.clone().unwrap_or_default(),
+        kubernetes: None,
+    };
+    Some((args.webhook, settings))
+}
+
 /// Runs the operator until it is told to end.
 pub fn run(args: Args) -> ExitCode {
     if let Err(error) = telemetry::init(args.log_format, args.log_level.as_deref()) {
         eprintln!("poolkeeper operator: {error}");
         return ExitCode::from(2);
     }
+    let webhook = webhook(&args);
     let Args { kubeconfig, namespace, identity, stream, http, advertise, names, .. } = args;
     let identity = match getrandom::u32() {
         Ok(random) => format!("{identity}-{random:08x}"),
@@ -68,7 +127,7 @@ pub fn run(args: Args) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match operator::run(&Options { kubeconfig, namespace, identity, stream, http, advertise, names }) {
+    match operator::run(&Options { kubeconfig, namespace, identity, stream, http, advertise, names, webhook }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("not started: {error}");

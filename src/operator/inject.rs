@@ -53,8 +53,9 @@ pub struct Settings {
     pub kubernetes: Option<(u32, u32)>,
 }
 
-/// What the sidecar asks for and may take.
-#[derive(Clone, Debug, PartialEq)]
+/// What the sidecar asks for and may take. What is left out is as by default.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Resources {
     /// What it asks for.
     pub requests: BTreeMap<String, Quantity>,

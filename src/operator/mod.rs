@@ -2,6 +2,7 @@
 //!
 //! Pure: [`index`], [`selector`], [`reports`], [`facts`], [`status`], [`pod`]. The rest executes what they decide.
 
+pub mod admission;
 pub mod apply;
 pub mod auth;
 pub mod certs;

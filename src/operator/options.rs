@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::inject::Settings;
+
 /// What the operator is started with, from flags and environment.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -20,4 +22,6 @@ pub struct Options {
     pub advertise: Option<SocketAddr>,
     /// Names and addresses for the certificate, beside those of the Services.
     pub names: Vec<String>,
+    /// Address of the webhooks, and what they inject; `None`: there are none.
+    pub webhook: Option<(SocketAddr, Settings)>,
 }

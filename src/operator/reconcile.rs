@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::{ObjectReference, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
+use tracing::Instrument;
 
 use super::apply::{WriteError, Writer};
 use super::facts::{Fact, fact};
@@ -76,8 +77,14 @@ impl Reconciler {
     pub async fn look(self: Arc<Self>, item: Item) -> Outcome {
         let begun = Instant::now();
         let (kind, key, done) = match &item {
-            Item::Policy(key) => ("policy", key, self.policy(key).await),
-            Item::Pod(key) => ("pod", key, self.pod(key).await),
+            Item::Policy(key) => {
+                let span = tracing::info_span!("reconcile", policy = %key);
+                ("policy", key, self.policy(key).instrument(span).await)
+            }
+            Item::Pod(key) => {
+                let span = tracing::info_span!("reconcile", pod = %key);
+                ("pod", key, self.pod(key).instrument(span).await)
+            }
         };
         let result = done.as_ref().err().map_or("ok", WriteError::category);
         self.state.metrics.reconciled(kind, result, begun.elapsed());
@@ -167,7 +174,7 @@ impl Reconciler {
         };
         for condition in now.conditions.iter().flatten().filter(|condition| is_news(before, condition)) {
             let (good, text) = (condition.status == "True", format!("{}: {}", condition.type_, condition.message));
-            tracing::info!(policy = %key, condition = condition.type_, reason = condition.reason, "{}", condition.message);
+            tracing::info!(condition = condition.type_, reason = condition.reason, "{}", condition.message);
             self.writer.event(&about, good, &condition.reason, &text).await;
         }
     }
@@ -312,7 +319,7 @@ impl Reconciler {
             };
             let (reason, message) = (condition.reason.as_deref(), condition.message.as_deref());
             let (reason, message) = (reason.unwrap_or_default(), message.unwrap_or_default());
-            tracing::info!(pod = %key, condition = condition.type_, reason, "{message}");
+            tracing::info!(condition = condition.type_, reason, "{message}");
             let good = condition.status == "True";
             self.writer.event(&about, good, reason, &format!("{}: {message}", condition.type_)).await;
         }

@@ -16,17 +16,20 @@ use kube::{Api, Client};
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
+use super::admission::Admission;
 use super::apply::Writer;
 use super::auth::Reviewer;
 use super::certs::{self, Served};
 use super::election::Election;
 use super::http::{self, HttpState, Waits};
+use super::inject::Settings;
 use super::keeper::Keeper;
 use super::leader::{Leader, STREAM_SERVICE, WEBHOOK_SERVICE};
 use super::options::Options;
 use super::state::State;
 use super::stream::{self, Streams};
 use super::watch;
+use super::webhook;
 use crate::shutdown::Shutdown;
 use crate::tls::{self, TlsError};
 
@@ -92,7 +95,7 @@ async fn serve(options: &Options) -> Result<(), RunError> {
     let listener = bind(options.stream, "stream")?;
     let address = listener.local_addr()?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let tls = Arc::new(tls::acceptor::with_resolver(served)?);
+    let tls = Arc::new(tls::acceptor::with_resolver(Arc::clone(&served) as _)?);
     tasks.spawn(stream::run(listener, tls, streams, stop.clone()));
 
     let http = bind(options.http, "http")?;
@@ -105,6 +108,13 @@ async fn serve(options: &Options) -> Result<(), RunError> {
             tracing::error!(%error, "HTTP has ended");
         }
     })?;
+
+    if let Some((address, settings)) = &options.webhook {
+        let settings = Settings { kubernetes: version(&client).await, ..settings.clone() };
+        let admission = Admission::new(Arc::clone(&state), settings, authorities.clone());
+        let tls = tls::acceptor::with_resolver(served)?;
+        webhooks(bind(*address, "webhook")?, tls, Arc::new(admission), stop.clone())?;
+    }
 
     let leader = Arc::new(Leader {
         writer: Writer::new(client, claim.clone(), &options.identity, Arc::clone(&state)),
@@ -134,6 +144,31 @@ async fn serve(options: &Options) -> Result<(), RunError> {
     let _ = tokio::time::timeout(END, tokio::task::spawn_blocking(move || http.join())).await;
     tracing::info!("ended");
     Ok(())
+}
+
+/// Starts the thread of the webhooks.
+fn webhooks(
+    listener: TcpListener,
+    tls: rustls::ServerConfig,
+    facts: Arc<Admission>,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let address = listener.local_addr()?;
+    std::thread::Builder::new().name("webhook".into()).spawn(move || {
+        let served = actix_web::rt::System::new().block_on(webhook::run(listener, tls, facts, stop));
+        if let Err(error) = served {
+            tracing::error!(%error, "the webhooks have ended");
+        }
+    })?;
+    tracing::info!(%address, "webhooks");
+    Ok(())
+}
+
+/// Major and minor version of the API server, if it says so in time.
+async fn version(client: &Client) -> Option<(u32, u32)> {
+    let info = tokio::time::timeout(END, client.apiserver_version()).await.ok()?.ok()?;
+    let number = |text: &str| text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().ok();
+    Some((number(&info.major)?, number(&info.minor)?))
 }
 
 /// Starts the watches; what readiness waits for.

@@ -6,12 +6,14 @@
 use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Pod as KubePod;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::{Backoff, ResetTimerBackoff};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -25,6 +27,35 @@ use super::state::State;
 use crate::api::annotations::{INJECTED, POOL_CONFIGURED, POOL_HEALTHY};
 use crate::api::resolve::resolve_value;
 use crate::api::v1alpha1::{DbPoolPolicy, DbPoolPolicyStatus};
+
+/// After the first failure; doubled with each.
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+/// At most.
+const LAST_RETRY: Duration = Duration::from_secs(5);
+/// A watch that held so long was a good one: the next failure is a first.
+const LASTED: Duration = Duration::from_secs(30);
+
+/// Between two attempts of a watch: longer each time, and never the same for two replicas.
+#[derive(Debug, Default)]
+struct Pace {
+    failures: u32,
+}
+
+impl Iterator for Pace {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let most = FIRST_RETRY.saturating_mul(1 << self.failures.min(10)).min(LAST_RETRY);
+        self.failures += 1;
+        Some(most.mul_f64(rand::random_range(0.5..1.0)))
+    }
+}
+
+impl Backoff for Pace {
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
 
 /// One kind of object that is watched.
 trait Watched: Clone + std::fmt::Debug + DeserializeOwned + Send + 'static {
@@ -55,7 +86,8 @@ async fn run<K: Watched>(
     synced: &watch::Sender<bool>,
     stop: &CancellationToken,
 ) {
-    let mut events = pin!(events.default_backoff());
+    // A handful of watches in all: what is the API server's own pace after an outage is ours, too.
+    let mut events = pin!(events.backoff(ResetTimerBackoff::new(Pace::default(), LASTED)));
     let mut listed = None;
     loop {
         let event = tokio::select! {
@@ -200,6 +232,25 @@ mod tests {
             "spec": spec, "status": { "conditions": "broken" },
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn what_was_deleted_while_the_watch_was_away_is_gone() {
+        let (state, synced, mut listed) = (State::default(), watch::Sender::new(false), None);
+        let spec = || json!({ "database": { "host": "h", "name": "n" } });
+        let known = || state.index().policy_keys();
+        let mut event = |event| take(event, &mut listed, &state, &synced);
+        event(Ok(Event::Init));
+        event(Ok(Event::InitApply(object(spec()))));
+        assert!(!*synced.borrow());
+        event(Ok(Event::InitDone));
+        assert!(*synced.borrow() && known().len() == 1);
+        // 410 Gone: the list comes anew, without it.
+        event(Err(watcher::Error::NoResourceVersion));
+        event(Ok(Event::Init));
+        assert_eq!(known().len(), 1, "nothing is taken away before the list is whole");
+        event(Ok(Event::InitDone));
+        assert_eq!(known(), []);
     }
 
     #[test]

@@ -133,6 +133,8 @@ async fn an_api_server_that_goes_away_loses_nothing() {
 async fn a_new_authority_reaches_those_who_are_there() {
     let world = World::new().await;
     let operator = world.operator("a");
+    operator.until_it_leads();
+    world.webhooks(&operator).await;
     let pod = world.pod("orders-1", "orders").await;
     let mut sidecar = Talker::of(&world, &operator, &pod).await;
     let before = world.authorities().await;
@@ -149,4 +151,43 @@ async fn a_new_authority_reaches_those_who_are_there() {
     let pem = tokio::time::timeout(PATIENCE * 3, listening).await.expect("no new authority");
     assert_eq!(pem, world.authorities().await);
     Talker::of(&world, &operator, &pod).await;
+    // The API server goes on to trust the webhooks.
+    let wanted = serde_json::to_value(k8s_openapi::ByteString(pem.into_bytes())).unwrap();
+    for kind in ["mutatingwebhookconfiguration", "validatingwebhookconfiguration"] {
+        eventually("the webhooks' caBundle is the new one", || {
+            let text = world.server.kubectl_ok(&["get", kind, "poolkeeper", "-o", "json"]);
+            let configuration: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let mut webhooks = configuration["webhooks"].as_array().unwrap().iter();
+            webhooks.all(|webhook| webhook["clientConfig"]["caBundle"] == wanted)
+        });
+    }
+    let labels = json!({ "app": "orders", "poolkeeper.dev/inject": "enabled" });
+    world.injected("orders-2", labels, json!({ "poolkeeper.dev/credentials": "orders-db" })).await;
+}
+
+#[tokio::test]
+async fn an_operator_that_dies_at_any_moment_leaves_nothing_half_done() {
+    let world = World::new().await;
+    world.apply("orders", "orders", json!({ "size": 5 })).await;
+    let pod = world.pod("orders-1", "orders").await;
+    for (round, delay) in [(0, 20), (1, 90), (2, 250), (3, 600)] {
+        let size = 10 + round;
+        let operator = world.operator("a");
+        operator.until_it_leads();
+        world.apply("orders", "orders", json!({ "size": size })).await;
+        let talking = async {
+            let mut sidecar = Talker::of(&world, &operator, &pod).await;
+            sidecar.until_size(size).await;
+            sidecar.report_applied().await;
+            sidecar.until_closed().await;
+        };
+        // Killed while it greets, sends, hears or writes, as it comes.
+        let _ = tokio::time::timeout(Duration::from_millis(delay), talking).await;
+    }
+    let operator = world.operator("a");
+    let mut sidecar = Talker::of(&world, &operator, &pod).await;
+    sidecar.until_size(13).await;
+    sidecar.report_applied().await;
+    world.until("orders", &["Programmed=True/AllPodsApplied", "Ready=True/Ready"]).await;
+    world.until_pod("orders-1", "PoolConfigured=True/Applied").await;
 }

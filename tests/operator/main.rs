@@ -10,4 +10,5 @@ mod fleet;
 mod status;
 mod streams;
 mod talker;
+mod whole;
 mod world;

@@ -137,6 +137,40 @@ async fn a_pod_that_refuses_lacks_or_cannot_is_named() {
 }
 
 #[tokio::test]
+async fn a_sidecar_that_is_silent_is_missed_after_a_while_only() {
+    let world = World::new().await;
+    let operator = world.operator("a");
+    world.apply("orders", "orders", json!({ "size": 5 })).await;
+    let pod = world.pod("orders-1", "orders").await;
+    let mut sidecar = Talker::of(&world, &operator, &pod).await;
+    sidecar.until_size(5).await;
+    sidecar.report_applied().await;
+    let before = world.until("orders", &["Programmed=True/AllPodsApplied"]).await;
+    // It comes back before anybody notices.
+    drop(sidecar);
+    let mut sidecar = Talker::of(&world, &operator, &pod).await;
+    sidecar.until_size(5).await;
+    sidecar.report_applied().await;
+    world.apply("orders", "orders", json!({ "size": 6 })).await;
+    sidecar.until_size(6).await;
+    sidecar.report_applied().await;
+    let after = world.until("orders", &["Programmed=True/AllPodsApplied"]).await;
+    assert_eq!(before["pods"], after["pods"]);
+    // It does not.
+    drop(sidecar);
+    let long = Duration::from_secs(90);
+    let status = world.until_within(long, "orders", &["Programmed=False/PodsUnreachable"]).await;
+    assert_eq!(status["pods"]["healthy"], 0);
+    world.until_pod("orders-1", "PoolConfigured=Unknown/Stale").await;
+    world.until_pod("orders-1", "PoolHealthy=Unknown/Stale").await;
+    let mut sidecar = Talker::of(&world, &operator, &pod).await;
+    sidecar.until_size(6).await;
+    sidecar.report_applied().await;
+    world.until("orders", &["Programmed=True/AllPodsApplied"]).await;
+    world.until_pod("orders-1", "PoolConfigured=True/Applied").await;
+}
+
+#[tokio::test]
 async fn of_two_policies_for_one_name_the_newer_is_in_conflict() {
     let world = World::new().await;
     let operator = world.operator("a");

@@ -24,6 +24,7 @@ pub struct World {
     pub server: ApiServer,
     pub namespace: TestNamespace,
     pub client: Client,
+    dir: tempfile::TempDir,
 }
 
 impl World {
@@ -31,15 +32,20 @@ impl World {
         let server = ApiServer::start();
         let namespace = server.namespace().await;
         let client = server.client().await;
-        let home = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": HOME } });
-        let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(client.clone());
-        namespaces.create(&PostParams::default(), &serde_json::from_value(home).unwrap()).await.unwrap();
-        Self { server, namespace, client }
+        // Its rights are those that are shipped, and no others.
+        for manifest in ["deploy/rbac.yaml", "deploy/services.yaml"] {
+            let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join(manifest);
+            server.kubectl_ok(&["apply", "--server-side", "-f", manifest.to_str().unwrap()]);
+        }
+        let token = server.token(HOME, "poolkeeper-operator").await;
+        let dir = tempfile::Builder::new().prefix("pk-world-").tempdir().unwrap();
+        fs::write(dir.path().join("kubeconfig"), server.kubeconfig_as(&token)).unwrap();
+        Self { server, namespace, client, dir }
     }
 
-    /// An operator that has begun to run.
+    /// An operator that has begun to run, with the rights of its ServiceAccount.
     pub fn operator(&self, identity: &str) -> Operator {
-        Operator::start(self.server.kubeconfig(), identity)
+        Operator::start(&self.dir.path().join("kubeconfig"), identity)
     }
 
     pub fn policies(&self) -> Api<DynamicObject> {
@@ -96,9 +102,15 @@ impl World {
     /// Waits until the policy's conditions contain all of these, as `Ready=True/Ready`, about its present generation.
     #[track_caller]
     pub fn until(&self, name: &str, wanted: &[&str]) -> impl Future<Output = Value> {
+        self.until_within(PATIENCE, name, wanted)
+    }
+
+    /// The same for what takes longer by design.
+    #[track_caller]
+    pub fn until_within(&self, time: Duration, name: &str, wanted: &[&str]) -> impl Future<Output = Value> {
         let caller = std::panic::Location::caller();
         async move {
-            let end = Instant::now() + PATIENCE;
+            let end = Instant::now() + time;
             loop {
                 let policy = self.policies().get(name).await.unwrap();
                 let status = &policy.data["status"];
@@ -199,6 +211,8 @@ pub fn conditions(status: &Value, generation: i64) -> Vec<String> {
 pub struct Operator {
     /// The port of its streams.
     pub stream: u16,
+    /// The port of its webhooks.
+    pub webhook: u16,
     http: u16,
     child: Child,
     dir: tempfile::TempDir,
@@ -206,7 +220,7 @@ pub struct Operator {
 
 impl Operator {
     pub fn start(kubeconfig: &Path, identity: &str) -> Self {
-        let (stream, http) = (process::free_port(), process::free_port());
+        let [stream, webhook, http] = [(); 3].map(|()| process::free_port());
         let dir = tempfile::Builder::new().prefix("pk-operator-").tempdir().unwrap();
         let mut command = process::command(Path::new(env!("CARGO_BIN_EXE_poolkeeper")), None, "KILL");
         command.args([
@@ -220,10 +234,11 @@ impl Operator {
         ]);
         command.args(["--identity", identity, "--namespace", HOME]).arg("--kubeconfig").arg(kubeconfig);
         command.args(["--stream", &format!("127.0.0.1:{stream}"), "--http", &format!("127.0.0.1:{http}")]);
-        command.args(["--advertise", &format!("198.18.0.1:{stream}")]);
+        command.args(["--advertise", &format!("198.18.0.1:{stream}"), "--image", "poolkeeper:test"]);
+        command.args(["--webhook", &format!("127.0.0.1:{webhook}")]);
         command.stdin(Stdio::null()).stderr(fs::File::create(dir.path().join("log")).unwrap());
         let child = process::spawn(command);
-        Self { stream, http, child, dir }
+        Self { stream, webhook, http, child, dir }
     }
 
     pub fn pid(&self) -> u32 {

@@ -1,0 +1,200 @@
+//! The shipped sidecar as a process, given to a pod by the shipped webhooks' configuration, beside a real PostgreSQL.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::PostParams;
+use kube::{Api, ResourceExt};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::support::pg::{PASSWORD, USER};
+use super::support::{Connect, PATIENCE, Postgres, eventually, process};
+use super::world::{Operator, World};
+
+/// A sidecar process, started as injection writes it, but for paths and addresses.
+struct Sidecar {
+    port: u16,
+    child: Child,
+    url: String,
+    dir: tempfile::TempDir,
+}
+
+impl Sidecar {
+    async fn start(world: &World, operator: &Operator, pod: &Pod) -> Self {
+        let dir = tempfile::Builder::new().prefix("pk-pod-").tempdir().unwrap();
+        let file = |name: &str| dir.path().join(name);
+        fs::create_dir_all(file("secrets/orders-db")).unwrap();
+        let annotation = |name: &str| pod.annotations().get(name).cloned().unwrap_or_default();
+        fs::write(file("stamped"), annotation("poolkeeper.dev/configuration")).unwrap();
+        fs::write(file("ca.crt"), annotation("poolkeeper.dev/ca")).unwrap();
+        fs::write(file("token"), world.server.pod_token(pod, Some("poolkeeper")).await).unwrap();
+        let (port, url) = (process::free_port(), format!("https://127.0.0.1:{}", operator.stream));
+        Self { port, child: Self::spawn(dir.path(), port, &url), url, dir }
+    }
+
+    fn spawn(dir: &Path, port: u16, url: &str) -> Child {
+        let mut command = process::command(Path::new(env!("CARGO_BIN_EXE_poolkeeper")), None, "KILL");
+        command.args(["sidecar", "--operator", url, "--listen", &format!("127.0.0.1:{port}")]);
+        let files = [
+            ("operator-ca", "ca.crt"),
+            ("token", "token"),
+            ("state-dir", "state"),
+            ("secrets-dir", "secrets"),
+            ("stamped", "stamped"),
+            ("socket-dir", "s"),
+        ];
+        for (flag, name) in files {
+            command.arg(format!("--{flag}")).arg(dir.join(name));
+        }
+        command.args(["--http", &format!("127.0.0.1:{}", process::free_port()), "--log-format", "json"]);
+        let log = fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
+        command.stdin(Stdio::null()).stderr(log);
+        process::spawn(command)
+    }
+
+    /// Kills it, and starts it again on the same files.
+    fn start_again(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.child = Self::spawn(self.dir.path(), self.port, &self.url);
+    }
+
+    /// The policy's `listen` that it has anyway.
+    fn listen(&self) -> Value {
+        json!({ "port": self.port, "socket": self.dir.path().join("s") })
+    }
+
+    /// Whether the database answers through it.
+    fn works(&self) -> bool {
+        Connect::tcp(self.port).database("orders").open().is_ok_and(|mut client| {
+            client.works();
+            true
+        })
+    }
+
+    fn give_secret(&self, user: &str, password: &str) {
+        let secret = self.dir.path().join("secrets/orders-db");
+        fs::write(secret.join("username"), user).unwrap();
+        fs::write(secret.join("password"), password).unwrap();
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the sidecar's log:\n{}", self.log());
+        }
+    }
+}
+
+impl World {
+    /// Puts the shipped webhooks before the API server, by address instead of by Service.
+    pub async fn webhooks(&self, operator: &Operator) {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/webhooks.yaml")).unwrap();
+        for document in serde_yaml::Deserializer::from_str(&text) {
+            let mut document = Value::deserialize(document).unwrap();
+            for webhook in document["webhooks"].as_array_mut().unwrap() {
+                let path = webhook["clientConfig"]["service"]["path"].as_str().unwrap().to_owned();
+                webhook["clientConfig"] = json!({ "url": format!("https://127.0.0.1:{}{path}", operator.webhook) });
+            }
+            let file = tempfile::NamedTempFile::new().unwrap();
+            fs::write(file.path(), document.to_string()).unwrap();
+            self.server.kubectl_ok(&["apply", "--server-side", "-f", file.path().to_str().unwrap()]);
+        }
+    }
+
+    /// Creates a pod until it comes out with a sidecar: the API server hears of webhooks a moment later.
+    pub async fn injected(&self, name: &str, labels: Value, annotations: Value) -> Pod {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": name, "labels": labels, "annotations": annotations },
+            "spec": { "containers": [{ "name": "app", "image": "app" }] },
+        });
+        let (pods, end): (Api<Pod>, _) = (self.pods(), Instant::now() + PATIENCE);
+        loop {
+            match pods.create(&PostParams::default(), &serde_json::from_value(pod.clone()).unwrap()).await {
+                Ok(made) if made.labels().contains_key("poolkeeper.dev/injected") => return made,
+                Ok(_) => self.delete_pod(name).await,
+                Err(error) => assert!(Instant::now() < end, "{error}"),
+            }
+            assert!(Instant::now() < end, "no pod gets a sidecar");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_app_with_its_pod_before_its_policy() {
+    let world = World::new().await;
+    let operator = world.operator("a");
+    operator.until_it_leads();
+    world.webhooks(&operator).await;
+    // Nothing says which Secret to mount: denied, with a sentence that says what to apply.
+    let bare = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": "bare", "labels": { "app": "orders", "poolkeeper.dev/inject": "enabled" } },
+        "spec": { "containers": [{ "name": "app", "image": "app" }] },
+    });
+    let labels = json!({ "app": "orders", "poolkeeper.dev/inject": "enabled" });
+    let pod = world.injected("orders-1", labels, json!({ "poolkeeper.dev/credentials": "orders-db" })).await;
+    let denied = world.pods().create(&PostParams::default(), &serde_json::from_value(bare).unwrap()).await;
+    let denied = denied.unwrap_err().to_string();
+    assert!(denied.contains("DbPoolPolicy") && denied.contains("poolkeeper.dev/credentials"), "{denied}");
+    assert!(pod.annotations()["poolkeeper.dev/ca"].contains("BEGIN CERTIFICATE"));
+
+    let sidecar = Sidecar::start(&world, &operator, &pod).await;
+    world.until_pod("orders-1", "PoolConfigured=False/NoPolicy").await;
+
+    let postgres = Postgres::shared();
+    let database = postgres.create_database();
+    let spec = |size: i32| {
+        json!({
+            "selector": { "matchLabels": { "app": "orders" } },
+            "database": { "host": "127.0.0.1", "port": postgres.port, "name": database, "alias": "orders",
+                "credentials": { "secretName": "orders-db" }, "tls": { "mode": "Disable" } },
+            "pool": { "size": size, "maxOverflow": 0 },
+            "listen": sidecar.listen(),
+        })
+    };
+    world.apply_spec("orders", spec(3)).await;
+    // The Secret is mounted and empty: said, and taken as soon as it is there.
+    world.until("orders", &["ResolvedRefs=False/SecretNotFound", "Ready=False/Pending"]).await;
+    sidecar.give_secret(USER, PASSWORD);
+    world
+        .until("orders", &["ResolvedRefs=True/ResolvedRefs", "Programmed=True/AllPodsApplied", "Ready=True/Ready"])
+        .await;
+    world.until_pod("orders-1", "PoolConfigured=True/Applied").await;
+    world.until_pod("orders-1", "PoolHealthy=True/Connected").await;
+    assert!(sidecar.works());
+    let changed = spec(7);
+    world.apply_spec("orders", changed.clone()).await;
+    let status = world.until("orders", &["Programmed=True/AllPodsApplied"]).await;
+    assert_eq!(status["pool"]["size"], 7);
+
+    // What no rule of the schema forbids and this pod cannot do: named, and the pool serves on.
+    let mut moved = changed.clone();
+    moved["listen"]["port"] = process::free_port().into();
+    world.apply_spec("orders", moved).await;
+    let status = world.until("orders", &["Programmed=False/RestartRequired"]).await;
+    assert!(status["conditions"][2]["message"].as_str().unwrap().contains("spec.listen.port"), "{status:#}");
+    assert!(sidecar.works());
+    world.apply_spec("orders", changed).await;
+    world.until("orders", &["Programmed=True/AllPodsApplied"]).await;
+
+    // The operator away changes nothing, not even for a sidecar that starts anew.
+    drop(operator);
+    assert!(sidecar.works());
+    let mut sidecar = sidecar;
+    sidecar.start_again();
+    eventually("the sidecar serves without an operator", || sidecar.works());
+}
