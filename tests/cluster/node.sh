@@ -117,7 +117,10 @@ tlsPrivateKeyFile: $dir/pki/kubelet.key
 clusterDomain: cluster.local
 clusterDNS: [$dns]
 enforceNodeAllocatable: []
-evictionHard: {memory.available: 50Mi, nodefs.available: 1%, imagefs.available: 1%}
+# The disk is the machine's, and not the tests' to keep free; an image that was collected could not be had again.
+evictionHard: {memory.available: 50Mi, nodefs.available: 100Mi, imagefs.available: 100Mi}
+evictionPressureTransitionPeriod: 5s
+imageGCHighThresholdPercent: 100
 C
   cat >proxy.yaml <<C
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
