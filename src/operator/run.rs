@@ -35,6 +35,8 @@ use crate::tls::{self, TlsError};
 
 /// The Lease of the election.
 pub const LEASE: &str = "poolkeeper-operator";
+/// An API server that says nothing for this long is gone: longer than a watch without news.
+const SILENCE: Duration = Duration::from_secs(watch::TURN as u64 + 15);
 /// How long tasks may take to end.
 const END: Duration = Duration::from_secs(5);
 
@@ -226,6 +228,9 @@ async fn client(options: &Options) -> Result<Client, RunError> {
         None => kube::Config::infer().await.map_err(|error| wrong(&error))?,
     };
     config.connect_timeout = Some(Duration::from_secs(5));
+    // A list has no end of its own, and an API server may fall silent in the midst of one.
+    config.read_timeout = Some(SILENCE);
+    config.reset_reader_on_write = true;
     Ok(Client::try_from(config)?)
 }
 

@@ -184,8 +184,8 @@ fn a_new_leader_repeats_what_was_wrong() {
         }
         // What it has heard counts if it is worse.
         let worse = fact("b", Progress::Rejected(vec!["no".into()]));
-        let status = made(Standing::Accepted, &[early("a"), worse], Some(&first));
-        assert_eq!(shown(&status)[2], "Programmed=False/PodsRejected");
+        let said = status(&view(Standing::Accepted), &[early("a"), worse], Some(&first), true, at(9));
+        assert_eq!(shown(&said.unwrap_or(first))[2], "Programmed=False/PodsRejected");
     }
 }
 
