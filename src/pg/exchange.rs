@@ -382,12 +382,11 @@ impl Exchange {
         names: &mut Names,
         cache: &mut Cache,
     ) -> Result<Verdict, OutOfStep> {
-        let head = self.owed.front().copied();
-        let expect = head.map(|head| head.expect);
-        let wrong = Err(OutOfStep { tag, expected: expect });
-        if let Some((Owed { also: Also { purpose: Some(purpose), .. }, .. }, expect)) = head.zip(expect) {
-            return self.on_ours(tag, body, (expect, purpose), names, cache);
+        let expect = self.owed.front().map(|owed| owed.expect);
+        if let Some(Owed { expect, also: Also { purpose: Some(purpose), .. }, .. }) = self.owed.front() {
+            return self.on_ours(tag, body, (*expect, *purpose), names, cache);
         }
+        let wrong = Err(OutOfStep { tag, expected: expect });
         match (tag, expect) {
             // Rows first: the path of a query.
             (b'D' | b'd' | b'c', Some(Expect::Query | Expect::Execute)) => Ok(Verdict::Forward),

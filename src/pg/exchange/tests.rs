@@ -33,7 +33,12 @@ impl Pair {
                 b'!' => (b'Z', b"E"),
                 tag => (tag, b""),
             };
-            match self.exchange.on_server(tag, body, &mut self.names, &mut cache) {
+            let (passes, before) = (self.exchange.passes(tag), format!("{:?}", self.exchange));
+            let verdict = self.exchange.on_server(tag, body, &mut self.names, &mut cache);
+            if passes {
+                assert_eq!((&verdict, format!("{:?}", self.exchange)), (&Ok(Verdict::Forward), before));
+            }
+            match verdict {
                 Ok(Verdict::Forward) => got.push(char::from(tag)),
                 Ok(Verdict::Swallow) => {}
                 Ok(Verdict::Row) => got.push_str("(row)"),

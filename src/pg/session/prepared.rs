@@ -291,7 +291,9 @@ impl Cache {
     /// A Parse for this statement is sent now.
     pub fn parse_sent(&mut self, statement: &Arc<Statement>) {
         if statement.name.is_empty() {
-            self.unnamed = Some(Arc::clone(statement));
+            if !self.unnamed.as_ref().is_some_and(|held| Arc::ptr_eq(held, statement)) {
+                self.unnamed = Some(Arc::clone(statement));
+            }
         } else {
             self.held.put(statement.id, Arc::clone(statement));
         }

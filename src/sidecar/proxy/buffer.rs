@@ -160,12 +160,16 @@ enum Segment {
 /// leaving in as few writes as possible and copied only where copying is cheaper.
 #[derive(Debug, Default)]
 pub struct Outgoing {
-    segments: std::collections::VecDeque<Segment>,
+    /// The first `gone` of them are written.
+    segments: Vec<Segment>,
+    gone: usize,
     made: Vec<u8>,
 }
 
 /// Pieces shorter than this are copied next to a piece of our own rather than written from where they lie.
 const COPIED: usize = 1024;
+/// Written pieces that are kept in the list before those behind them move up.
+const KEPT_GONE: usize = 32;
 /// Capacity of our own bytes that is kept between uses.
 const KEPT_MADE: usize = 8 * 1024;
 
@@ -177,14 +181,14 @@ impl Outgoing {
 
     /// Adds a range of what was read.
     pub fn read(&mut self, buffer: &Buffer, range: Range<usize>) {
-        match self.segments.back_mut() {
+        match self.segments.last_mut() {
             Some(Segment::Read(last)) if last.end == range.start => last.end = range.end,
             Some(Segment::Made(last)) if range.len() < COPIED => {
                 self.made.extend_from_slice(buffer.range(range));
                 last.end = self.made.len();
             }
             _ if range.start == range.end => {}
-            _ => self.segments.push_back(Segment::Read(range)),
+            _ => self.segments.push(Segment::Read(range)),
         }
     }
 
@@ -193,10 +197,10 @@ impl Outgoing {
         let start = self.made.len();
         fill(&mut self.made);
         let end = self.made.len();
-        match self.segments.back_mut() {
+        match self.segments.last_mut() {
             Some(Segment::Made(last)) => last.end = end,
             _ if start == end => {}
-            _ => self.segments.push_back(Segment::Made(start..end)),
+            _ => self.segments.push(Segment::Made(start..end)),
         }
     }
 
@@ -207,9 +211,9 @@ impl Outgoing {
 
     /// The one piece there is to write, if there is just one: nearly always.
     pub fn only<'a>(&'a self, buffer: &'a Buffer) -> Option<&'a [u8]> {
-        match (self.segments.len(), self.segments.front()?) {
-            (1, Segment::Read(range)) => Some(buffer.range(range.clone())),
-            (1, Segment::Made(range)) => Some(&self.made[range.clone()]),
+        match &self.segments[self.gone..] {
+            [Segment::Read(range)] => Some(buffer.range(range.clone())),
+            [Segment::Made(range)] => Some(&self.made[range.clone()]),
             _ => None,
         }
     }
@@ -218,7 +222,7 @@ impl Outgoing {
     pub fn slices<'a>(&'a self, buffer: &'a Buffer) -> ([IoSlice<'a>; 8], usize) {
         let mut slices = [IoSlice::new(&[]); 8];
         let mut count = 0;
-        for (slice, segment) in slices.iter_mut().zip(&self.segments) {
+        for (slice, segment) in slices.iter_mut().zip(&self.segments[self.gone..]) {
             *slice = IoSlice::new(match segment {
                 Segment::Read(range) => buffer.range(range.clone()),
                 Segment::Made(range) => &self.made[range.clone()],
@@ -234,38 +238,44 @@ impl Outgoing {
             return;
         }
         while n > 0 {
-            let Some(Segment::Read(range) | Segment::Made(range)) = self.segments.front_mut() else { break };
+            let segment = self.segments.get_mut(self.gone);
+            let Some(Segment::Read(range) | Segment::Made(range)) = segment else { break };
             let part = n.min(range.len());
             range.start += part;
             n -= part;
             if range.start == range.end {
-                self.segments.pop_front();
+                self.gone += 1;
             }
         }
-        if self.segments.is_empty() {
+        if self.gone == self.segments.len() {
+            self.segments.clear();
+            self.gone = 0;
             self.made.clear();
             if self.made.capacity() > KEPT_MADE {
                 self.made.shrink_to(KEPT_MADE);
             }
+        } else if self.gone > KEPT_GONE {
+            self.segments.drain(..std::mem::take(&mut self.gone));
         }
     }
 
     /// Everything that is not written yet, copied; nothing is left.
     pub fn take(&mut self, buffer: &Buffer) -> Vec<u8> {
         let mut all = Vec::new();
-        for segment in self.segments.drain(..) {
+        for segment in self.segments.drain(std::mem::take(&mut self.gone)..) {
             all.extend_from_slice(match &segment {
                 Segment::Read(range) => buffer.range(range.clone()),
                 Segment::Made(range) => &self.made[range.clone()],
             });
         }
-        self.made.clear();
+        self.clear();
         all
     }
 
     /// Forgets what is not written.
     pub fn clear(&mut self) {
         self.segments.clear();
+        self.gone = 0;
         self.made.clear();
     }
 }

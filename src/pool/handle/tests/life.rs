@@ -19,6 +19,29 @@ async fn lends_what_was_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_needs_nothing_is_lent_at_once_and_all_else_is_left_to_a_checkout() {
+    let b = Bench::new(Settings { pre_ping: true, ping_after: Duration::from_secs(1), ..settings(1) });
+    assert!(b.pool.checkout_now(&'a', clock()).is_none(), "nothing is open");
+    let lease = b.lend().await;
+    let id = lease.id();
+    assert!(b.pool.checkout_now(&'a', clock()).is_none(), "it is lent");
+    lease.give_back(clock());
+    assert!(b.pool.checkout_now(&'b', clock()).is_none(), "it has another key");
+    let lease = b.pool.checkout_now(&'a', clock()).unwrap();
+    assert_eq!((lease.id(), lease.was_opened_now(), b.pool.stats().in_use), (id, false, 1));
+    lease.give_back(clock());
+    advance(Duration::from_secs(1)).await;
+    assert!(b.pool.checkout_now(&'a', clock()).is_none(), "it is to be pinged");
+    b.lend().await.give_back(clock());
+    assert_eq!(b.fake.pings.load(SeqCst), 1);
+    b.fake.dead.store(1, SeqCst);
+    assert!(b.pool.checkout_now(&'a', clock()).is_none(), "it is dead");
+    assert_eq!(b.pool.stats().idle, 1, "which is found and dealt with by who checks out");
+    b.pool.close().await;
+    assert!(b.pool.checkout_now(&'a', clock()).is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_timeout_has_sqlalchemys_words_and_comes_in_time() {
     let b = Bench::new(Settings { max_overflow: Some(1), ..settings(1) });
     let _leases = [b.lend().await, b.lend().await];
