@@ -94,12 +94,14 @@ impl Database {
     pub fn apply(&self, settings: Settings) {
         let settings = Arc::new(settings);
         let replace = self.backend.apply(Arc::clone(&settings));
-        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&settings);
-        self.version.store(settings.version, Relaxed);
         if replace.is_some() {
             self.welcomes.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
         self.pool.reconfigure(settings.policy.pool.clone(), replace.unwrap_or(crate::pool::Replace::Keep));
+        // Last: whoever sees them may say that the pool follows them.
+        let version = settings.version;
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
+        self.version.store(version, Relaxed);
     }
 
     /// The welcome for clients of this startup set, if a server of that set was seen since the last change of target.

@@ -10,4 +10,5 @@ mod golden;
 mod properties;
 mod pss;
 mod reviews;
+mod start;
 mod world;

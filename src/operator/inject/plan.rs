@@ -1,6 +1,6 @@
 //! What a pod needs of its sidecar, decided once; and every reason for which it can't have one.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
@@ -41,6 +41,8 @@ pub struct Plan<'a> {
     pub host_network: bool,
     /// Directory of the unix sockets, if there are to be any.
     pub socket: Option<String>,
+    /// Where the sidecar listens for TCP; port 0 = nowhere.
+    pub listen: SocketAddr,
     /// TCP address for clients in the pod; none = the socket alone.
     pub tcp: Option<(IpAddr, u16)>,
     /// An earlier injection left its marks.
@@ -104,7 +106,7 @@ impl<'a> Plan<'a> {
                 "its policy's spec.listen.port is {port}, where the sidecar has its HTTP endpoints: take another"
             ));
         }
-        let address = listen.map_or(IpAddr::from([127, 0, 0, 1]), |listen| local(listen.address));
+        let address = listen.map_or(IpAddr::from([127, 0, 0, 1]), |listen| listen.address);
         let secrets_named = named.is_some();
         let needed = || policies.iter().flat_map(|policy| policy.resolved.secrets()).map(str::to_owned).collect();
         let mut secrets: Vec<_> = named.unwrap_or_else(needed);
@@ -121,7 +123,8 @@ impl<'a> Plan<'a> {
             environment: environment(pod)?,
             host_network,
             socket,
-            tcp: (port != 0 && !host_network).then_some((address, port)),
+            listen: SocketAddr::new(address, port),
+            tcp: (port != 0 && !host_network).then_some((local(address), port)),
             injected_before,
             old_kubelets,
         })

@@ -79,8 +79,14 @@ fn arguments(plan: &Plan<'_>) -> Vec<String> {
     ];
     let mut arguments = vec!["sidecar".to_owned()];
     arguments.extend(pairs.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]));
+    // It binds these even if the stamped policies can't be applied yet: they are where the pod expects it.
     if plan.host_network {
         arguments.push("--socket-only".into());
+    } else {
+        arguments.extend(["--listen".into(), plan.listen.to_string()]);
+    }
+    if let Some(socket) = &plan.socket {
+        arguments.extend(["--socket-dir".into(), socket.clone()]);
     }
     arguments
 }

@@ -15,17 +15,12 @@ pub fn configuration(policies: &[&Assigned]) -> Option<String> {
 }
 
 fn policy(assigned: &Assigned) -> Policy {
-    let mut spec = serde_json::to_value(&assigned.resolved.effective).unwrap_or_default();
-    if let Some(spec) = spec.as_object_mut() {
-        // Which pods it is for is the operator's affair.
-        spec.remove("selector");
-    }
     Policy {
         namespace: assigned.key.namespace.clone(),
         name: assigned.key.name.clone(),
         uid: assigned.uid.clone(),
         generation: assigned.generation,
         revision: assigned.resolved.revision.clone(),
-        spec: Some(spec),
+        spec: Some(assigned.spec.clone()),
     }
 }

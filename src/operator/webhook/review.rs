@@ -9,9 +9,10 @@ use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
 use kube::core::response::{StatusCause, StatusDetails};
 use serde_json::Value;
 
-use super::super::index::{Assigned, Key, Outlook, Policy, Withheld};
-use super::super::inject::{self, Ask, Settings, Verdict};
 use crate::api::resolve::Problem;
+use crate::operator::index::{Assigned, Key, Outlook, Policy, Withheld};
+use crate::operator::inject::{self, Ask, Settings, Verdict};
+use crate::operator::watch;
 
 mod policy;
 
@@ -86,8 +87,7 @@ pub fn policy(request: &AdmissionRequest<DynamicObject>, facts: &dyn Facts) -> A
     let Some(object) = request.object.as_ref().filter(|_| looked_at && request.kind.kind == "DbPoolPolicy") else {
         return response;
     };
-    let namespace = request.namespace.as_deref().unwrap_or_default();
-    let policy = policy::read(object, namespace, name(request));
+    let policy = watch::policy(object);
     match &policy.verdict {
         Err(problems) => invalid(response, &policy.key, problems),
         Ok(assigned) => {

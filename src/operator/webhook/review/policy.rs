@@ -1,16 +1,9 @@
-//! What a policy says, and what of it will hurt.
+//! What of a policy will hurt.
 
-use std::sync::Arc;
-
-use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt;
-use kube::api::DynamicObject;
-use serde_json::json;
-
-use super::super::super::index::{Assigned, Key, Policy};
-use super::super::super::inject::is_generated_name;
 use super::Facts;
-use crate::api::resolve::{Auth, CredentialsSource, Resolved, TlsMode, resolve_value};
+use crate::api::resolve::{Auth, CredentialsSource, Resolved, TlsMode};
+use crate::operator::index::Policy;
+use crate::operator::inject::is_generated_name;
 
 /// Labels whose values controllers generate: another rollout has other ones.
 const GENERATED_LABELS: [&str; 6] = [
@@ -21,27 +14,6 @@ const GENERATED_LABELS: [&str; 6] = [
     "batch.kubernetes.io/controller-uid",
     "controller-uid",
 ];
-
-/// A policy as the index takes it.
-pub fn read(object: &DynamicObject, namespace: &str, name: &str) -> Policy {
-    let key = Key::new(namespace, name);
-    let (uid, generation) = (object.uid().unwrap_or_default(), object.metadata.generation.unwrap_or_default());
-    let document = json!({
-        "apiVersion": object.types.as_ref().map(|types| types.api_version.as_str()),
-        "kind": object.types.as_ref().map(|types| types.kind.as_str()),
-        "metadata": { "name": name, "namespace": namespace, "generation": generation },
-        "spec": object.data["spec"],
-    });
-    let assigned = |resolved| Arc::new(Assigned::new(key.clone(), uid.clone(), generation, resolved));
-    Policy {
-        created: object.creation_timestamp().map_or_else(Timestamp::now, |time| time.0),
-        selector: serde_json::from_value(object.data["spec"]["selector"].clone()).ok(),
-        verdict: resolve_value(document).map(assigned),
-        uid: uid.clone(),
-        key: key.clone(),
-        generation,
-    }
-}
 
 /// All warnings about a valid policy.
 pub fn warnings(policy: &Policy, resolved: &Resolved, facts: &dyn Facts) -> Vec<String> {
