@@ -16,6 +16,17 @@ cluster_dir() {
   esac
 }
 
+# take_name ARGUMENT…: reads `--cluster NAME|DIR` in front of the others: sets name, dir, and rest to what follows.
+take_name() {
+  # shellcheck disable=SC2034
+  case ${1:-} in
+    --cluster) name=${2:-} rest=("${@:3}") ;;
+    --cluster=*) name=${1#*=} rest=("${@:2}") ;;
+    *) name=default rest=("$@") ;;
+  esac
+  dir=$(cluster_dir "$name")
+}
+
 # external: whether the user's own cluster is to be used. KUBECONFIG alone is not enough: nobody runs tests on production by accident.
 external() {
   [ "${POOLKEEPER_TEST_CLUSTER:-}" = external ] || return 1
