@@ -98,10 +98,11 @@ impl Sight {
     }
 }
 
-/// The term before the first of a new Lease: minutes since 1970. More than any Lease that was there before can have
-/// counted, which some sidecar may remember.
+/// The term before the first of a new Lease: seconds since 2020, which is more than any Lease that was there before can
+/// have counted and some sidecar may remember, and for long less than what the Lease's field holds.
 fn first_term(now: Timestamp) -> u64 {
-    u64::try_from(now.as_second() / 60).unwrap_or(0)
+    const YEAR_2020: i64 = 1_577_836_800;
+    u64::try_from(now.as_second() - YEAR_2020).unwrap_or(0)
 }
 
 /// Takes part in the election of one Lease.
@@ -258,7 +259,7 @@ mod tests {
     fn no_term_comes_twice() {
         let (mut sight, now) = (Sight::default(), Instant::now());
         let Step::Take(first) = sight.step(None, "me", now) else { panic!("it is free") };
-        assert!(first > 1_000_000, "more than a Lease that was deleted had");
+        assert!(first > 1_000_000, "more than a Lease that was deleted had counted");
         sight.step(Some(&lease("other", "1", 2_000_000_000)), "me", now);
         assert_eq!(sight.step(None, "me", now), Step::Take(2_000_000_001), "deleted");
         assert_eq!(sight.step(Some(&lease("me", "2", 7)), "me", now), Step::Take(2_000_000_001), "edited");

@@ -409,7 +409,7 @@ fn is_news(before: &[Condition], condition: &Condition) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
     Nothing,
-    /// Numbers of another class.
+    /// Numbers of another class, or other words of a database.
     Numbers,
     /// Status, reason or words.
     Class,
@@ -420,10 +420,15 @@ fn change(known: &PodCondition, wanted: &PodCondition) -> Change {
         return Change::Class;
     }
     let (before, now) = (known.message.as_deref().unwrap_or_default(), wanted.message.as_deref().unwrap_or_default());
-    match wanted.reason.as_deref() == Some(Reason::Connected.name()) {
-        false if before != now => Change::Class,
-        true if shape(before) != shape(now) => Change::Numbers,
-        _ => Change::Nothing,
+    let is = |reason: Reason| wanted.reason.as_deref() == Some(reason.name());
+    if is(Reason::Connected) {
+        return if shape(before) == shape(now) { Change::Nothing } else { Change::Numbers };
+    }
+    match before == now {
+        true => Change::Nothing,
+        // A database's words may differ each time that it is asked.
+        false if is(Reason::NoBackend) || is(Reason::AuthFailed) => Change::Numbers,
+        false => Change::Class,
     }
 }
 
@@ -489,6 +494,8 @@ mod tests {
         assert_eq!(change(&low, &other), Change::Nothing);
         assert_eq!((change(&low, &high), change(&low, &waits)), (Change::Numbers, Change::Numbers));
         assert_eq!(change(&low, &condition("NoBackend", "x")), Change::Class);
-        assert_eq!(change(&condition("NoBackend", "x"), &condition("NoBackend", "y")), Change::Class);
+        assert_eq!(change(&condition("NoBackend", "x"), &condition("NoBackend", "y")), Change::Numbers);
+        assert_eq!(change(&condition("NoBackend", "x"), &condition("NoBackend", "x")), Change::Nothing);
+        assert_eq!(change(&condition("Rejected", "x"), &condition("Rejected", "y")), Change::Class);
     }
 }
