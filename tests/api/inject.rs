@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+mod reinvoked;
 mod rights;
 mod shapes;
 
