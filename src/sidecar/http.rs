@@ -21,6 +21,7 @@ use super::gather::Sight;
 use super::listen::sockets;
 use super::metrics;
 use super::options::HttpAddress;
+use super::status::Status;
 
 mod health;
 
@@ -151,9 +152,20 @@ async fn livez(state: Data) -> HttpResponse {
 
 /// 200 if the policy's rule of readiness is met, else 503 and why.
 async fn readyz(state: Data) -> HttpResponse {
-    match state.sight.pools().reason {
-        None => line(true, "ready"),
-        Some(reason) => line(false, &crate::telemetry::escape(&reason)),
+    let status = state.sight.pools();
+    match &status.reason {
+        None => line(true, &ready(&status)),
+        Some(reason) => line(false, &crate::telemetry::escape(reason)),
+    }
+}
+
+/// What a sidecar that is ready says: also which policies are gone.
+fn ready(status: &Status) -> String {
+    let orphans = status.pools.iter().filter(|pool| pool.orphaned);
+    let orphans: Vec<_> = orphans.map(|pool| format!("{}/{}", pool.namespace, pool.policy)).collect();
+    match &*orphans {
+        [] => "ready".into(),
+        orphans => format!("ready, but gone and served on: {}", crate::telemetry::escape(&orphans.join(", "))),
     }
 }
 

@@ -15,7 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::probe::Verdict;
 use super::stats::BUCKETS;
-use super::status::{Pool, Status, Times};
+use super::status::{Operator, Pool, Status, Times};
 
 /// The media type of what [`render`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -39,6 +39,7 @@ impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut families = Families { encoder, pools: &self.0.pools };
         sidecar(&mut families, &self.0)?;
+        operator(&mut families, self.0.operator.as_ref())?;
         policy(&mut families)?;
         connections(&mut families)?;
         totals(&mut families)?;
@@ -162,6 +163,34 @@ fn sidecar(f: &mut Families<'_, '_>, status: &Status) -> fmt::Result {
     })
 }
 
+/// The link to the operator; no samples without one.
+fn operator(f: &mut Families<'_, '_>, operator: Option<&Operator>) -> fmt::Result {
+    let Some(operator) = operator else { return Ok(()) };
+    f.family("operator_connected", "1 while the operator is connected.", None, MetricType::Gauge, |metric| {
+        metric.encode_gauge(&flag(operator.connected))
+    })?;
+    f.family(
+        "operator_connection_changed_timestamp",
+        "When the connection to the operator came or went last, in Unix time.",
+        Some(Unit::Seconds),
+        MetricType::Gauge,
+        |metric| metric.encode_gauge(&operator.since_seconds),
+    )?;
+    f.family("operator_term", "The highest term of a leader that was seen.", None, MetricType::Gauge, |metric| {
+        metric.encode_gauge(&(operator.term as f64))
+    })?;
+    f.family("operator_connections", "Connections to the operator.", None, MetricType::Counter, |metric| {
+        metric.encode_counter(&operator.connections, None::<&Exemplar<Labels<'_>, f64>>)
+    })?;
+    f.family(
+        "operator_connection_failures",
+        "Connections to the operator that ended or could not be made.",
+        None,
+        MetricType::Counter,
+        |metric| metric.encode_counter(&operator.failures, None::<&Exemplar<Labels<'_>, f64>>),
+    )
+}
+
 fn policy(f: &mut Families<'_, '_>) -> fmt::Result {
     let pools = f.pools;
     f.family("policy", "The policy and revision that a database runs.", None, MetricType::Info, |metric| {
@@ -182,9 +211,7 @@ fn policy(f: &mut Families<'_, '_>) -> fmt::Result {
         Some(Unit::Seconds),
         |p| Some(p.applied_seconds),
     )?;
-    f.gauge("policy_orphaned", "1 if the policy's file is gone; the pool goes on serving.", None, |p| {
-        Some(flag(p.orphaned))
-    })
+    f.gauge("policy_orphaned", "1 if the policy is gone; the pool goes on serving.", None, |p| Some(flag(p.orphaned)))
 }
 
 fn connections(f: &mut Families<'_, '_>) -> fmt::Result {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::clients::signal;
 use super::core::Core;
 use super::database::Registered;
-use super::drain::drain;
+use super::drain::{drain, leave};
 use super::front::{self, Desk};
 use super::gather::Sight;
 use super::http::{self, HttpState};
@@ -33,6 +33,9 @@ use crate::tls::TlsError;
 
 /// Descriptors beside those of clients and servers: listeners, HTTP, files.
 const OTHER_FILES: u64 = 512;
+
+/// How long the thread of HTTP may take to end; in a pod there is little time.
+const HTTP_ENDS: Duration = Duration::from_millis(150);
 
 /// Why the sidecar did not start.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +97,10 @@ async fn serve(options: &Options) -> Result<(), RunError> {
     let states = source.subscribe();
     let snapshot = Arc::clone(&states.borrow().snapshot);
     let workers = options.workers.get();
-    raise_files(&snapshot)?;
+    match (raise_files(&snapshot), &options.operator) {
+        (Err(error), Some(_)) => tracing::warn!("{error}"),
+        (raised, _) => raised?,
+    }
 
     let shutdown = Shutdown::new();
     tokio::spawn(shutdown.catch()?.run());
@@ -102,8 +108,16 @@ async fn serve(options: &Options) -> Result<(), RunError> {
     let core = Core::start(source, workers, stop.clone())?;
     let registered = Arc::clone(&core.registered);
 
-    let bound = Bound { listen: snapshot.listen.clone(), socket_only: options.socket_only };
-    let (sockets, addresses, front_door) = bind(&bound, options.operator.is_some())?;
+    let mut bound = Bound { listen: snapshot.listen.clone(), socket_only: options.socket_only };
+    let (sockets, addresses, front_door) = match (bind(&bound, options.operator.is_some()), &options.operator) {
+        (Err(error), Some(operator)) => {
+            // Whoever ends here never hears of a policy that is right.
+            tracing::error!(%error, "not where the policy wants it, but where there is none");
+            bound.listen = source::told::empty(&operator.place).map_err(RunError::Configuration)?.listen;
+            bind(&bound, true)?
+        }
+        (listening, _) => listening?,
+    };
     let door = Arc::new(Door::new(front::rules(&snapshot)?, core.salt));
     tokio::spawn(keep_rules(Arc::clone(&door), states.clone()));
     tokio::spawn(send_idle_away(Arc::clone(&registered)));
@@ -133,11 +147,14 @@ async fn serve(options: &Options) -> Result<(), RunError> {
 
     shutdown.draining().cancelled().await;
     let grace = states.borrow().snapshot.shutdown_grace;
-    drain(&registered, &shutdown, grace, &accepting).await;
+    match options.operator {
+        Some(_) => leave(&registered, &shutdown, &accepting).await,
+        None => drain(&registered, &shutdown, grace, &accepting).await,
+    }
     stop.cancel();
     // Their work is done; a thread that hangs must not keep the process.
     drop(others);
-    let _ = tokio::time::timeout(Duration::from_secs(1), tokio::task::spawn_blocking(move || http.join())).await;
+    let _ = tokio::time::timeout(HTTP_ENDS, tokio::task::spawn_blocking(move || http.join())).await;
     tracing::info!("ended");
     Ok(())
 }
@@ -269,6 +286,9 @@ fn http_thread(
 async fn keep_rules(door: Arc<Door>, mut states: watch::Receiver<State>) {
     while states.changed().await.is_ok() {
         let snapshot = Arc::clone(&states.borrow_and_update().snapshot);
+        if let Err(error) = raise_files(&snapshot) {
+            tracing::warn!("{error}");
+        }
         match front::rules(&snapshot) {
             Ok(rules) => door.set_rules(rules),
             Err(error) => tracing::error!(%error, "the certificate for clients can't be used; the last good one stays"),

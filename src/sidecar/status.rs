@@ -117,7 +117,7 @@ pub struct Pool {
     pub applied_at: String,
     /// The same in seconds since 1970.
     pub applied_seconds: f64,
-    /// Whether the policy's file is gone; the pool goes on serving.
+    /// Whether the policy's file is gone, or the operator tells of it no more; the pool goes on serving.
     pub orphaned: bool,
     /// The policy's `spec` with every default filled in.
     pub settings: serde_json::Value,

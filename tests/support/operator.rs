@@ -100,9 +100,9 @@ impl Operator {
         self.certs.path("ca.crt")
     }
 
-    /// Its authority and certificate.
-    pub fn certs(&self) -> &Certs {
-        &self.certs
+    /// Another authority and certificate, from the next start on. The file of [`Self::ca`] is gone.
+    pub fn set_certs(&mut self, certs: Certs) {
+        self.certs = certs;
     }
 
     /// The policies of its pod from now on.
@@ -139,6 +139,11 @@ impl Operator {
     /// Everything that was heard since the start, with the time.
     pub fn heard(&self) -> MutexGuard<'_, Vec<(Instant, ToOperator)>> {
         self.heard.lock().unwrap()
+    }
+
+    /// Forgets what was heard.
+    pub fn forget(&self) {
+        self.heard().clear();
     }
 
     /// Every Hello so far.

@@ -138,6 +138,11 @@ impl Sidecar {
         write_secret(self.dir.path(), SECRET, user, password);
     }
 
+    /// Writes user and password of another Secret.
+    pub fn save_secret(&self, name: &str, user: &str, password: &str) {
+        write_secret(self.dir.path(), name, user, password);
+    }
+
     /// GET of its HTTP endpoints: status code and body.
     #[track_caller]
     pub fn get(&self, path: &str) -> (u16, String) {

@@ -57,3 +57,41 @@ impl OperatorArgs {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use clap::Parser;
+    use clap::error::ErrorKind;
+
+    #[derive(Debug, Parser)]
+    struct Flags {
+        #[arg(long)]
+        policy: Option<PathBuf>,
+        #[command(flatten)]
+        operator: OperatorArgs,
+    }
+
+    fn parse(flags: &str) -> Result<Option<Operator>, ErrorKind> {
+        let flags = std::iter::once("sidecar").chain(flags.split_whitespace());
+        Flags::try_parse_from(flags).map(|flags| flags.operator.options()).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn what_belongs_together_is_given_together() {
+        let whole = "--operator https://o.svc:9443 --operator-ca a,b --operator-ca c --token t";
+        let operator = parse(whole).unwrap().unwrap();
+        assert_eq!(operator.link.authorities, ["a", "b", "c"].map(PathBuf::from));
+        assert_eq!((operator.link.url.port, operator.state_dir, operator.place.address), (9443, None, None));
+        let more = format!("{whole} --operator-name o --state-dir s --stamped f --listen 127.0.0.1:0 --socket-dir d");
+        let operator = parse(&more).unwrap().unwrap();
+        assert_eq!((operator.link.server_name.as_deref(), operator.state_dir), (Some("o"), Some("s".into())));
+        assert!(parse("").unwrap().is_none() && parse("--policy p").unwrap().is_none());
+        assert_eq!(parse(&format!("{whole} --policy p")).unwrap_err(), ErrorKind::ArgumentConflict);
+        for part in ["--operator https://o:1", "--operator https://o:1 --token t", "--token t", "--state-dir s"] {
+            assert_eq!(parse(part).unwrap_err(), ErrorKind::MissingRequiredArgument, "{part}");
+        }
+        assert_eq!(parse("--operator o:1 --operator-ca a --token t").unwrap_err(), ErrorKind::ValueValidation);
+    }
+}

@@ -23,10 +23,7 @@ pub fn render(status: &Status, watched: Option<(HashMap<String, f64>, usize)>) -
             );
         }
         if pool.orphaned {
-            line(
-                &mut out,
-                &format!("{}: its policy's file is gone; it serves on until the sidecar ends", pool.database),
-            );
+            line(&mut out, &format!("{}: its policy is gone; it serves on until the sidecar ends", pool.database));
         }
     }
     if let Some(rejection) = &status.rejection {
@@ -77,6 +74,14 @@ fn head(status: &Status) -> String {
         ),
     );
     line(&mut out, &format!("Configurations: {} applied, {} refused", status.reloads.applied, status.reloads.rejected));
+    if let Some(operator) = &status.operator {
+        let state = match (&operator.error, operator.connected) {
+            (_, true) => "connected".into(),
+            (Some(error), false) => format!("not connected: {error}"),
+            (None, false) => "not connected yet".into(),
+        };
+        line(&mut out, &format!("Operator: {state} (term {}, since {})", operator.term, operator.since));
+    }
     out
 }
 
@@ -216,7 +221,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sidecar::status::{Connections, Problem, Rejection};
+    use crate::sidecar::status::{Connections, Operator, Problem, Rejection};
 
     fn status() -> Status {
         let client = |pid: i32, activity: &str| Client {
@@ -301,11 +306,14 @@ orders    healthy      12  30   40%    20         0     0        0        0     
         let problem =
             Problem { file: "p.yaml".into(), path: "spec.pool.size".into(), message: "-1 is too small".into() };
         status.rejection = Some(Rejection { at: "2026-11-03T10:00:00Z".into(), problems: vec![problem] });
+        status.operator =
+            Some(Operator { error: Some("a\nb".into()), term: 3, since: "then".into(), ..Operator::default() });
         let text = render(&status, None);
         for part in [
             "not ready: draining",
             "orders: the health query failed once: x\\ny\n",
-            "orders: its policy's file is gone",
+            "orders: its policy is gone",
+            "Operator: not connected: a\\nb (term 3, since then)\n",
             "refused at 2026-11-03T10:00:00Z; nothing was changed:\n  p.yaml: spec.pool.size: -1 is too small\n",
         ] {
             assert!(text.contains(part), "no {part:?} in\n{text}");

@@ -125,3 +125,6 @@ fn write(directory: &Path, kept: &Kept) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(new, directory.join(NAME))
 }
+
+#[cfg(test)]
+mod tests;

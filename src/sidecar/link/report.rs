@@ -94,7 +94,7 @@ impl Facts {
     pub fn report(&self, waits: &Waits, now: Instant) -> Report {
         let state = self.states.borrow().clone();
         let draining = self.draining.is_cancelled();
-        let running = state.snapshot.policies.iter().map(|policy| self.running(policy, waits, now));
+        let running = state.snapshot.policies.iter().filter_map(|policy| self.running(policy, waits, now));
         let mut policies: Vec<_> = running.collect();
         for policy in told_new(&state) {
             policies.push(PolicyReport {
@@ -119,33 +119,38 @@ impl Facts {
         Waits(self.registered.all().iter().map(|database| (database.alias.clone(), waits(database))).collect())
     }
 
-    fn running(&self, policy: &Policy, waits: &Waits, now: Instant) -> PolicyReport {
-        let (namespace, name) = policy.key();
-        let database = self.registered.get(&policy.resolved.database.alias);
-        let database = database.map(|database| (database.settings(), database));
-        // Another policy may have had the alias until now.
-        let ours =
-            database.filter(|(settings, _)| settings.policy.namespace == namespace && settings.policy.name == name);
-        let mut report = PolicyReport {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
+    /// One policy in force; none before any pool runs it, which is a matter of moments.
+    fn running(&self, policy: &Policy, waits: &Waits, now: Instant) -> Option<PolicyReport> {
+        let database = self.database(policy)?;
+        let settings = database.settings();
+        Some(PolicyReport {
+            namespace: policy.resolved.namespace.clone(),
+            name: policy.resolved.name.clone(),
             uid: policy.told.as_ref().map(|told| told.uid.clone()).unwrap_or_default(),
             orphaned: policy.orphaned,
-            references: References { state: ReferenceState::Resolved, message: String::new() },
-            ..PolicyReport::default()
-        };
-        if let Some(bound) = self.bound.as_ref().filter(|_| !policy.orphaned) {
-            report.restart = moved(bound, &policy.resolved.listen);
-        }
-        if let Some((settings, database)) = ours {
-            report.applied = Some(Applied {
+            applied: Some(Applied {
                 generation: settings.policy.generation.unwrap_or_default(),
                 revision: settings.policy.revision.clone(),
-            });
-            report.health = health(&database.health.status(Readiness::Config, now));
-            report.numbers = Some(numbers(&database, waits));
-        }
-        report
+            }),
+            rejected: None,
+            restart: match &self.bound {
+                Some(bound) if !policy.orphaned => moved(bound, &policy.resolved.listen),
+                _ => Vec::new(),
+            },
+            references: References { state: ReferenceState::Resolved, message: String::new() },
+            health: health(&database.health.status(Readiness::Config, now)),
+            numbers: Some(numbers(&database, waits)),
+        })
+    }
+
+    /// The database that runs a policy: under its alias, or for a moment still under the one before.
+    fn database(&self, policy: &Policy) -> Option<Arc<Database>> {
+        let runs = |database: &Arc<Database>| {
+            let settings = database.settings();
+            (settings.policy.namespace.as_str(), settings.policy.name.as_str()) == policy.key()
+        };
+        let alias = self.registered.get(&policy.resolved.database.alias).filter(runs);
+        alias.or_else(|| self.registered.all().into_iter().find(runs))
     }
 }
 
@@ -267,3 +272,6 @@ fn waits(database: &Database) -> Vec<u64> {
     }
     sums
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,11 @@ use crate::sidecar::source;
 /// How often is looked whether health or load are of another class: nothing tells of these.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// The time, which tests may hold still.
+fn clock() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// Talks until the connection ends.
 pub async fn talk<S>(link: &mut Link, stream: S) -> Result<Infallible, LinkError>
 where
@@ -25,7 +30,7 @@ where
 {
     let codec =
         LengthDelimitedCodec::builder().big_endian().length_field_length(4).max_frame_length(MAX_FRAME).new_codec();
-    let now = Instant::now();
+    let now = clock();
     let mut session = Session {
         link,
         frames: Framed::new(stream, codec),
@@ -80,7 +85,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                     if !self.link.view.accept(term) {
                         return Err(LinkError::OldLeader { term, seen: self.link.view.term() });
                     }
-                    self.link.view.connected(&version, Instant::now());
+                    self.link.view.connected(&version, clock());
                     return Ok(());
                 }
                 ToSidecar::Refused { reason, message } => return Err(refused(reason, message)),
@@ -101,7 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             tokio::select! {
                 frame = self.frames.next() => {
                     let message = heard(frame)?;
-                    self.heard = Instant::now();
+                    self.heard = clock();
                     self.take(message)?;
                 }
                 // An error means that the sidecar ends: until it has, there is still something to tell.
@@ -115,7 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
 
     /// Does what is due, and says when something is due again.
     async fn upkeep(&mut self) -> Result<Instant, LinkError> {
-        let now = Instant::now();
+        let now = clock();
         if now.saturating_duration_since(self.heard) >= SILENCE {
             return Err(LinkError::Silent(SILENCE));
         }
@@ -185,7 +190,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
 
     async fn hear(&mut self) -> Result<ToSidecar, LinkError> {
         let message = heard(self.frames.next().await)?;
-        self.heard = Instant::now();
+        self.heard = clock();
         Ok(message)
     }
 
@@ -195,13 +200,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             Ok(sent) => sent?,
             Err(_) => return Err(LinkError::Late("sending", SILENCE)),
         }
-        self.said = Instant::now();
+        self.said = clock();
         Ok(())
     }
 }
 
 fn heard(frame: Option<io::Result<impl AsRef<[u8]>>>) -> Result<ToSidecar, LinkError> {
-    let frame = frame.ok_or(LinkError::Closed)??;
+    let frame = frame.ok_or(LinkError::Closed)?.map_err(|error| match error.kind() {
+        // Without a good-bye of TLS: that is how a process dies.
+        io::ErrorKind::UnexpectedEof => LinkError::Closed,
+        _ => LinkError::Broken(error),
+    })?;
     Ok(serde_json::from_slice(frame.as_ref())?)
 }
 

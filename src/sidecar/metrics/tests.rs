@@ -55,7 +55,20 @@ fn pool() -> Pool {
 }
 
 fn text(pools: Vec<Pool>) -> String {
-    render(Status { version: "1.0.0".into(), commit: "c0ffee".into(), pools, ..Status::default() }).unwrap()
+    render(Status {
+        version: "1.0.0".into(),
+        commit: "c0ffee".into(),
+        operator: Some(Operator {
+            connected: true,
+            since_seconds: 1.5,
+            term: 3,
+            connections: 2,
+            ..Operator::default()
+        }),
+        pools,
+        ..Status::default()
+    })
+    .unwrap()
 }
 
 /// Each family's comments, and below them the names of its samples' labels.

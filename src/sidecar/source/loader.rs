@@ -159,7 +159,8 @@ fn log_changes(old: &Snapshot, new: &Snapshot) {
         log_credentials(old, policy);
     }
     let bound = |listen: &Listen| (listen.address, listen.port, listen.socket.clone());
-    if bound(&old.listen) != bound(&new.listen) {
+    // Before the first policy nobody may be listening yet.
+    if !old.policies.is_empty() && bound(&old.listen) != bound(&new.listen) {
         warn!("listen.address, port and socket stay as they are until the sidecar is started again");
     }
     if old.tls != new.tls {

@@ -55,3 +55,6 @@ pub fn empty(place: &Place) -> Result<Snapshot, Vec<Finding>> {
     let Resolved { listen, shutdown_grace, .. } = resolved;
     Ok(Snapshot { policies: Vec::new(), listen, tls: None, shutdown_grace })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,80 @@
+//! Many sidecars in one process, without listeners: what the operator's own tests stand on.
+
+use crate::support::{Operator, PATIENCE, policy::Policy, process};
+use poolkeeper::sidecar::core::Core;
+use poolkeeper::sidecar::link::{Memory, Options, View};
+use poolkeeper::sidecar::source::environment::Environment;
+use poolkeeper::sidecar::source::told::Place;
+use poolkeeper::sidecar::source::{Files, Source};
+use std::fs;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+const SIDECARS: usize = 50;
+
+fn threads() -> usize {
+    fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+#[test]
+fn many_follow_one_operator_without_a_thread_each() {
+    let (operator, dir) = (Operator::start(), tempfile::tempdir().unwrap());
+    fs::create_dir(dir.path().join("db")).unwrap();
+    for (key, value) in [("username", "app"), ("password", "secret"), ("token", "x")] {
+        fs::write(dir.path().join("db").join(key), value).unwrap();
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (before, memory) = (threads(), process::resident(std::process::id()));
+    let stop = CancellationToken::new();
+    let policy = Policy::new(1, "orders");
+    let applied = |revision: &str| {
+        let reports = operator.reports();
+        reports
+            .iter()
+            .filter(|(_, r)| r.policies.iter().any(|p| crate::support::operator::runs(p) == Some(revision)))
+            .count()
+    };
+    let until = async |what: &str, done: &dyn Fn() -> bool| {
+        let end = Instant::now() + 3 * PATIENCE;
+        while !done() {
+            assert!(Instant::now() < end, "in vain: {what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    runtime.block_on(async {
+        let cores: Vec<_> = (0..SIDECARS)
+            .map(|_| {
+                let secrets = Some(dir.path().to_owned());
+                let source = Source::told(Place::default(), secrets, Environment::default(), Files::Unwatched).unwrap();
+                let core = Core::start(source, 1, stop.clone()).unwrap();
+                let options = Options {
+                    url: operator.url().parse().unwrap(),
+                    authorities: vec![operator.ca()],
+                    server_name: None,
+                    token: dir.path().join("db/token"),
+                };
+                let view = Arc::new(View::new(&options.url, Memory::default()));
+                let link = core.link(options, view, CancellationToken::new(), None).unwrap();
+                tokio::spawn(link.run(stop.clone()));
+                core
+            })
+            .collect();
+        until("all are connected", &|| operator.reports().len() == SIDECARS).await;
+        operator.tell(&[policy.told("r1")]);
+        until("all run the first revision", &|| applied("r1") >= SIDECARS).await;
+        let told = Instant::now();
+        operator.tell(&[policy.clone().set("pool.size", 3).told("r2")]);
+        until("all run the second revision", &|| applied("r2") >= SIDECARS).await;
+        let took = operator.reports().iter().map(|(at, _)| *at).max().unwrap() - told;
+        let each = (process::resident(std::process::id()) - memory.min(process::resident(std::process::id())))
+            / SIDECARS as u64;
+        println!("{SIDECARS} sidecars run another revision after {took:?}; about {each} bytes each");
+        for core in &cores {
+            assert_eq!(core.registered.get("orders").unwrap().pool.stats().limit, Some(13));
+        }
+    });
+    stop.cancel();
+    // Other tests of this process start threads, too; but not one for each sidecar.
+    assert!(threads() < before + SIDECARS, "{before} -> {}", threads());
+}
