@@ -155,6 +155,10 @@ fn skip(pod: &Pod, ask: &Ask<'_>) -> Option<Skip> {
 /// # Errors
 /// A sentence that says why it must not be made.
 fn add(pod: &Value, typed: &Pod, ask: &Ask<'_>, settings: &Settings) -> Result<Injected, String> {
+    if settings.ca.is_empty() {
+        // Its sidecar could never trust the operator.
+        return Err("the operator has just begun and has no certificate authority yet: try again".into());
+    }
     let plan = plan::Plan::new(typed, ask, settings)?;
     let (container, volumes) = (sidecar::container(&plan), volumes::all(&plan));
     let hash = document::hash(&container, &volumes);

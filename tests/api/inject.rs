@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+mod reinvoked;
 mod rights;
 mod shapes;
 
@@ -217,19 +218,26 @@ async fn only_pods_that_ask_depend_on_the_webhook() {
     }
     let pods: Api<Pod> = Api::namespaced(server.client().await, &namespace);
     let params = PostParams { dry_run: true, ..PostParams::default() };
-    let refused = async {
-        loop {
-            match pods.create(&params, &pod("asks", &[INJECT])).await {
-                Err(error) => break error.to_string(),
-                Ok(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+    let refused = async |labels: &[(&str, &str)]| {
+        let refused = async {
+            loop {
+                match pods.create(&params, &pod("asks", labels)).await {
+                    Err(error) => break error.to_string(),
+                    Ok(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+                }
             }
-        }
+        };
+        tokio::time::timeout(PATIENCE, refused).await.unwrap()
     };
-    let error = tokio::time::timeout(PATIENCE, refused).await.unwrap();
+    let error = refused(&[INJECT]).await;
     assert!(error.contains("failed calling webhook \"pods.inject.poolkeeper.dev\""), "{error}");
     pods.create(&PostParams::default(), &pod("does-not", &[])).await.unwrap();
     pods.create(&PostParams::default(), &pod("says-no", &[OPT_OUT])).await.unwrap();
     pods.delete("does-not", &DeleteParams::default()).await.unwrap();
+    server.kubectl_ok(&["label", "namespace", &namespace, "poolkeeper.dev/inject=enabled"]);
+    let error = refused(&[]).await;
+    assert!(error.contains("failed calling webhook \"namespaces.inject.poolkeeper.dev\""), "{error}");
+    pods.create(&PostParams::default(), &pod("says-no-there", &[OPT_OUT])).await.unwrap();
     let policy = json!({
         "apiVersion": "poolkeeper.dev/v1alpha1", "kind": "DbPoolPolicy",
         "metadata": { "name": "p", "namespace": &*namespace }, "spec": { "database": { "host": "db", "name": "d" } },

@@ -39,7 +39,7 @@ command_etcd() {
 
 command_apiserver() {
   # Once refused, it would try etcd again a second later.
-  until [ -S etcd.sock:0 ]; do sleep 0.02; done
+  until [ -S etcd.sock:0 ] || [ -n "$ending" ]; do sleep 0.02; done
   command=("$kube" apiserver --etcd-servers=unix://etcd.sock:0 --secure-port="$(cat port)" "${apiserver_listens[@]}"
     --service-cluster-ip-range=$services --tls-cert-file=pki/apiserver.crt --tls-private-key-file=pki/apiserver.key --client-ca-file=pki/ca.crt
     --service-account-key-file=pki/sa.pub --service-account-signing-key-file=pki/sa.key --service-account-issuer=https://kubernetes.default.svc

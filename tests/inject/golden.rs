@@ -178,6 +178,14 @@ fn what_others_change_stays() {
 }
 
 #[test]
+fn without_an_authority_no_pod_is_made() {
+    let shape = shapes().into_iter().find(|shape| shape.name == "plain").unwrap();
+    let early = Settings { ca: String::new(), ..shape.settings };
+    let verdict = inject_into(&shape.pod, false, &early);
+    assert!(matches!(&verdict, Verdict::Deny(sentence) if sentence.ends_with("try again")), "{verdict:?}");
+}
+
+#[test]
 fn the_sidecar_passes_the_restricted_standard_in_every_shape() {
     let mut seen = 0;
     for shape in shapes() {
