@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use k8s_openapi::ByteString;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PublicKeyData,
 };
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -42,7 +43,7 @@ const NEXT_KEY: &str = "next.key";
 #[derive(Debug, thiserror::Error)]
 pub enum CertError {
     /// The Secret holds something else.
-    #[error("the Secret's key {0} is missing or can't be read")]
+    #[error("the Secret's key {0} is missing, can't be read, or does not fit the others")]
     Content(&'static str),
     /// A certificate could not be made.
     #[error("certificates: {0}")]
@@ -98,7 +99,16 @@ impl Authority {
             _ => None,
         };
         let authority = Self { signer, next, bundle: text(BUNDLE)? };
-        valid_until(&authority.signer.certificate).ok_or(CertError::Content(CERTIFICATE))?;
+        // Sidecars keep what they are told to trust: nothing half-made may get that far.
+        authority.signer.check(CERTIFICATE, KEY)?;
+        if let Some(next) = &authority.next {
+            next.check(NEXT_CERTIFICATE, NEXT_KEY)?;
+        }
+        let bundle: Vec<_> = Pem::iter_from_buffer(authority.bundle.as_bytes()).collect();
+        let is_good = |pem: &Result<Pem, _>| pem.as_ref().is_ok_and(|pem| pem.parse_x509().is_ok());
+        if bundle.is_empty() || !bundle.iter().all(is_good) {
+            return Err(CertError::Content(BUNDLE));
+        }
         Ok(authority)
     }
 
@@ -167,6 +177,18 @@ impl Authority {
 }
 
 impl Signer {
+    /// Whether this is a certificate and its key.
+    fn check(&self, certificate: &'static str, key: &'static str) -> Result<(), CertError> {
+        let pem = Pem::iter_from_buffer(self.certificate.as_bytes()).next().and_then(Result::ok);
+        let pem = pem.ok_or(CertError::Content(certificate))?;
+        let known = pem.parse_x509().map_err(|_| CertError::Content(certificate))?;
+        let ours = KeyPair::from_pem(&self.key).map_err(|_| CertError::Content(key))?;
+        if known.public_key().raw != ours.subject_public_key_info() {
+            return Err(CertError::Content(key));
+        }
+        Ok(())
+    }
+
     fn new(now: SystemTime) -> Result<Self, CertError> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -264,6 +286,14 @@ mod tests {
         let mut broken = authority.write();
         broken.insert(CERTIFICATE.into(), ByteString(b"x".to_vec()));
         assert!(Authority::read(&broken).is_err());
+        for (key, text) in [(BUNDLE, ""), (BUNDLE, "x"), (KEY, "x")] {
+            let mut broken = authority.write();
+            broken.insert(key.into(), ByteString(text.into()));
+            assert!(Authority::read(&broken).unwrap_err().to_string().contains(key), "{key}");
+        }
+        let mut mixed = authority.write();
+        mixed.insert(KEY.into(), Authority::new(now).unwrap().write()[KEY].clone());
+        assert!(Authority::read(&mixed).unwrap_err().to_string().contains(KEY), "another's key");
         broken.remove(KEY);
         assert!(Authority::read(&broken).unwrap_err().to_string().contains("tls.key"));
     }

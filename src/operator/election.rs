@@ -68,6 +68,8 @@ enum Step {
 struct Sight {
     version: Option<String>,
     changed: Option<Instant>,
+    /// The highest term that was seen.
+    term: u64,
 }
 
 impl Sight {
@@ -80,15 +82,27 @@ impl Sight {
             self.changed = Some(now);
         }
         let term = spec.and_then(|spec| spec.lease_transitions).and_then(|term| u64::try_from(term).ok()).unwrap_or(0);
+        // A Lease that somebody deleted or edited must not lead back: sidecars refuse a lower term than they have seen.
+        let highest = self.term.max(term);
+        self.term = highest;
         match spec.and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default() {
-            "" => Step::Take(term + 1),
-            holder if holder == me => Step::Renew(term),
+            "" if lease.is_none() => Step::Take(highest.max(first_term(Timestamp::now())) + 1),
+            "" => Step::Take(highest + 1),
+            holder if holder == me && term == highest => Step::Renew(term),
+            holder if holder == me => Step::Take(highest + 1),
             _ if self.changed.is_some_and(|changed| now.saturating_duration_since(changed) >= DURATION) => {
-                Step::Take(term + 1)
+                Step::Take(highest + 1)
             }
             _ => Step::Wait,
         }
     }
+}
+
+/// The term before the first of a new Lease: seconds since 2020, which is more than any Lease that was there before can
+/// have counted and some sidecar may remember, and for long less than what the Lease's field holds.
+fn first_term(now: Timestamp) -> u64 {
+    const YEAR_2020: i64 = 1_577_836_800;
+    u64::try_from(now.as_second() - YEAR_2020).unwrap_or(0)
 }
 
 /// Takes part in the election of one Lease.
@@ -142,6 +156,8 @@ impl Election {
         let (term, taken) = match sight.step(lease.as_ref(), &self.me, now) {
             Step::Wait => {
                 *lease = None;
+                // Somebody else has it, whatever we counted on.
+                self.claim.send_if_modified(|claim| std::mem::take(claim).held.is_some());
                 return Ok(RETRY);
             }
             Step::Take(term) => (term, true),
@@ -230,7 +246,6 @@ mod tests {
     #[test]
     fn it_is_taken_when_it_is_free_or_stands_still() {
         let (mut sight, start) = (Sight::default(), Instant::now());
-        assert_eq!(sight.step(None, "me", start), Step::Take(1));
         assert_eq!(sight.step(Some(&lease("", "1", 4)), "me", start), Step::Take(5));
         assert_eq!(sight.step(Some(&lease("me", "2", 5)), "me", start), Step::Renew(5));
         assert_eq!(sight.step(Some(&lease("other", "3", 6)), "me", start), Step::Wait);
@@ -238,6 +253,17 @@ mod tests {
         assert_eq!(sight.step(Some(&lease("other", "4", 6)), "me", late), Step::Wait, "it was renewed");
         assert_eq!(sight.step(Some(&lease("other", "4", 6)), "me", late + DURATION / 2), Step::Wait);
         assert_eq!(sight.step(Some(&lease("other", "4", 6)), "me", late + DURATION), Step::Take(7));
+    }
+
+    #[test]
+    fn no_term_comes_twice() {
+        let (mut sight, now) = (Sight::default(), Instant::now());
+        let Step::Take(first) = sight.step(None, "me", now) else { panic!("it is free") };
+        assert!(first > 1_000_000, "more than a Lease that was deleted had counted");
+        sight.step(Some(&lease("other", "1", 2_000_000_000)), "me", now);
+        assert_eq!(sight.step(None, "me", now), Step::Take(2_000_000_001), "deleted");
+        assert_eq!(sight.step(Some(&lease("me", "2", 7)), "me", now), Step::Take(2_000_000_001), "edited");
+        assert_eq!(sight.step(Some(&lease("", "3", 7)), "me", now), Step::Take(2_000_000_001));
     }
 
     #[test]

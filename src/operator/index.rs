@@ -234,6 +234,11 @@ impl Index {
                 return;
             }
             if known.pod.uid == pod.uid {
+                if known.pod.deleting != pod.deleting {
+                    // It counts no more.
+                    let told = known.told.borrow().clone();
+                    self.changes.policies.extend(told.iter().map(|entry| entry.key().clone()));
+                }
                 known.pod = pod;
                 self.touch(&key.namespace);
                 self.changes.pods.insert(key);
@@ -275,9 +280,12 @@ impl Index {
 
     /// A sidecar said which policies it runs, by uid: a new leader learns what a pod keeps.
     pub fn runs(&mut self, key: &Key, uid: &str, policies: impl IntoIterator<Item = String>) {
-        let Some(entry) = self.pod_mut(key).filter(|entry| entry.pod.uid == uid) else { return };
+        let Some(namespace) = self.namespaces.get_mut(&key.namespace) else { return };
+        let Some(entry) = namespace.pods.get_mut(&key.name).filter(|entry| entry.pod.uid == uid) else { return };
+        // It may say what it likes: what is not there is not worth remembering.
+        let known: BTreeSet<_> = namespace.policies.values().map(|policy| policy.uid.as_str()).collect();
         let before = entry.runs.len();
-        entry.runs.extend(policies);
+        entry.runs.extend(policies.into_iter().filter(|uid| known.contains(uid.as_str())));
         if entry.runs.len() != before {
             self.touch(&key.namespace);
         }
@@ -355,13 +363,19 @@ impl Index {
         all.map(|entry| entry.pod.key.clone()).collect()
     }
 
+    /// Of every pod.
+    pub fn pod_uids(&self) -> impl Iterator<Item = String> {
+        self.namespaces.values().flat_map(|namespace| namespace.pods.values()).map(|entry| entry.pod.uid.clone())
+    }
+
+    /// Of every policy.
+    pub fn policy_uids(&self) -> impl Iterator<Item = String> {
+        self.namespaces.values().flat_map(|namespace| namespace.policies.values()).map(|policy| policy.uid.clone())
+    }
+
     fn touch(&mut self, namespace: &str) -> &mut Namespace {
         self.dirty.insert(namespace.to_owned());
         self.namespaces.entry(namespace.to_owned()).or_default()
-    }
-
-    fn pod_mut(&mut self, key: &Key) -> Option<&mut PodEntry> {
-        self.namespaces.get_mut(&key.namespace)?.pods.get_mut(&key.name)
     }
 }
 

@@ -57,20 +57,31 @@ impl Leader {
             let term = tokio::select! {
                 () = stop.cancelled() => return,
                 term = won(&mut claim) => term,
+                never = self.state.queue.discard() => match never {},
             };
             let Some(term) = term else { return };
             let scope = stop.child_token();
-            let work = tokio::spawn(Arc::clone(&self).lead(term, scope.clone()));
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = lost(&mut claim, term) => tracing::warn!(term, "this replica does not lead any more"),
-            }
+            let mut work = tokio::spawn(Arc::clone(&self).lead(term, scope.clone()));
+            let ended = tokio::select! {
+                () = stop.cancelled() => None,
+                () = lost(&mut claim, term) => {
+                    tracing::warn!(term, "this replica does not lead any more");
+                    None
+                }
+                // It has no end of its own: it is begun anew.
+                ended = &mut work => Some(ended),
+            };
             // The streams go first: a sidecar must not take an old leader for the new one.
             scope.cancel();
             self.leading.send_replace(None);
             self.state.metrics.leading.set(0);
-            if let Err(error) = work.await {
+            let ended = match ended {
+                Some(ended) => ended,
+                None => work.await,
+            };
+            if let Err(error) = ended {
                 tracing::error!(%error, "the leader's work has panicked");
+                tokio::time::sleep(RETRY).await;
             }
         }
     }

@@ -59,6 +59,14 @@ impl Queue {
         pods.into_iter().for_each(|key| self.add(Item::Pod(key), Duration::ZERO));
     }
 
+    /// Passes over whatever is asked for, as long as nobody works: who begins looks at everything.
+    pub async fn discard(&self) -> std::convert::Infallible {
+        loop {
+            self.news.notified().await;
+            self.take();
+        }
+    }
+
     fn take(&self) -> BTreeMap<Item, Duration> {
         std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -216,6 +224,16 @@ mod tests {
             seen.iter().filter(|(name, _)| name == wanted).map(|(_, at)| at.as_millis() as u64 / 100).collect()
         };
         assert_eq!((of("slow"), of("fails"), of("later")), (vec![50], vec![0, 2, 6], vec![0, 90]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_keeps_nothing() {
+        let queue = Queue::default();
+        for n in 0..1_000 {
+            queue.add(item(&n.to_string()), Duration::ZERO);
+            let _ = tokio::time::timeout(Duration::from_millis(1), queue.discard()).await;
+        }
+        assert!(queue.take().is_empty());
     }
 
     #[tokio::test(start_paused = true)]

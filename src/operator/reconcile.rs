@@ -26,6 +26,12 @@ const OWN: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A pod's numbers are refreshed no more often than this.
 const POD_NUMBERS: Duration = Duration::from_secs(60);
+/// A pod is written no more often than this, however its sidecar wavers: what comes meanwhile is written together.
+const POD_WRITES: Duration = Duration::from_secs(1);
+/// A policy's numbers are written no more often than this even if their class wavers.
+const CLASSES: Duration = Duration::from_secs(5);
+/// The longest message of a pod's condition, in bytes: some of it is its sidecar's words.
+const MAX_MESSAGE: usize = 1_024;
 /// Refreshes of pods' numbers a second, for the whole fleet.
 const REFRESHES: u32 = 10;
 
@@ -34,6 +40,17 @@ struct WrittenPolicy {
     status: DbPoolPolicyStatus,
     at: Instant,
     numbers: Instant,
+}
+
+/// What is written of a policy.
+struct Previous {
+    status: Option<DbPoolPolicyStatus>,
+    /// A change of numbers within their class may be written.
+    numbers_due: bool,
+    /// For how long a change of their class must wait.
+    class_due: Option<Duration>,
+    /// When to look whether our write still stands.
+    unsure: Option<Duration>,
 }
 
 /// A pod's conditions as we wrote them.
@@ -91,7 +108,9 @@ impl Reconciler {
         match done {
             Ok(after) => Ok(after),
             // The watch tells what follows.
-            Err(WriteError::Gone | WriteError::NotLeader) => Ok(None),
+            Err(WriteError::Gone) => Ok(None),
+            // Another leads, or this replica again in a moment: then this is still to be written.
+            Err(WriteError::NotLeader) => Err(()),
             Err(error) => {
                 tracing::warn!(kind, %key, %error, "the status could not be written; trying again");
                 Err(())
@@ -104,14 +123,20 @@ impl Reconciler {
         let Some(view) = self.state.index().policy(key) else { return Ok(None) };
         let (uid, generation) = (view.policy.uid.clone(), view.policy.generation);
         let (facts, until) = self.facts(&view, now);
-        let (previous, numbers_due) = self.previous(&uid, generation, now);
-        let wanted = status::status(&view, &facts, previous.as_ref(), numbers_due, Timestamp::now());
+        let Previous { status: previous, numbers_due, class_due, unsure } = self.previous(&uid, generation, now);
+        let wanted = status::status(&view, &facts, previous.as_ref(), numbers_due, present());
         let told = wanted.as_ref().or(previous.as_ref());
         // Numbers that wait for their turn, and sidecars that may be silent for too long by then.
         let numbers = status::has_other_numbers(&view, &facts, told).then_some(NUMBERS);
         let silence = until.map(|until| until.saturating_duration_since(now) + Duration::from_millis(50));
-        let again = numbers.into_iter().chain(silence).min();
+        let mut again = numbers.into_iter().chain(silence).chain(unsure).min();
         let Some(wanted) = wanted else { return Ok(again) };
+        if let (Some(wait), true) =
+            (class_due, previous.as_ref().is_some_and(|was| differs_in_numbers_only(was, &wanted)))
+        {
+            again = again.into_iter().chain([wait]).min();
+            return Ok(again);
+        }
         self.writer.policy(key, &uid, &wanted).await?;
         self.tell(key, &uid, previous.as_ref(), &wanted).await;
         self.remember(&uid, previous.as_ref(), wanted, now);
@@ -129,19 +154,24 @@ impl Reconciler {
         (view.pods.iter().map(of).collect(), until)
     }
 
-    /// What is written of a policy, and whether numbers alone may be written again.
-    fn previous(&self, uid: &str, generation: i64, now: Instant) -> (Option<DbPoolPolicyStatus>, bool) {
+    /// What is written of a policy, and when numbers alone may be written again.
+    fn previous(&self, uid: &str, generation: i64, now: Instant) -> Previous {
         let mut memory = self.memory();
         let changed = memory.changed.entry(uid.to_owned()).or_insert((generation, now));
         if changed.0 != generation {
             *changed = (generation, now);
         }
-        let seen = || self.state.seen().policies.get(uid).cloned();
-        match memory.policies.get(uid) {
-            Some(own) if now < own.at + OWN => (Some(own.status.clone()), now >= own.numbers + NUMBERS),
-            Some(own) => (seen(), now >= own.numbers + NUMBERS),
-            None => (seen(), true),
-        }
+        let seen = self.state.seen().policies.get(uid).cloned();
+        let Some(own) = memory.policies.get(uid) else {
+            return Previous { status: seen, numbers_due: true, class_due: None, unsure: None };
+        };
+        let numbers_due = now >= own.numbers + NUMBERS;
+        let class_due = left(own.numbers + CLASSES, now);
+        let ours = left(own.at + OWN, now);
+        // Either the watch is behind, or somebody else wrote after us: time tells.
+        let unsure = ours.filter(|_| seen.as_ref() != Some(&own.status));
+        let status = if ours.is_some() { Some(own.status.clone()) } else { seen };
+        Previous { status, numbers_due, class_due, unsure }
     }
 
     fn remember(&self, uid: &str, previous: Option<&DbPoolPolicyStatus>, status: DbPoolPolicyStatus, now: Instant) {
@@ -182,9 +212,15 @@ impl Reconciler {
     async fn pod(&self, key: &Key) -> Result<Option<Duration>, WriteError> {
         let now = Instant::now();
         let Some((uid, facts, until)) = self.pod_facts(key, now) else { return Ok(None) };
-        let (mut configured, healthy) = pod::findings(&facts);
-        let previous = self.previous_pod(&uid, now);
         let mut again = until.map(|until| until.saturating_duration_since(now) + Duration::from_millis(50));
+        // Of a pod without any policy whose sidecar was not heard from yet nothing is known.
+        let Some(facts) = facts else { return Ok(again) };
+        let (previous, unsure, wait) = self.previous_pod(&uid, now);
+        if wait.is_some() {
+            return Ok(again.into_iter().chain(wait).min());
+        }
+        again = again.into_iter().chain(unsure).min();
+        let (mut configured, healthy) = pod::findings(&facts);
         if let Some(wait) = self.patience(&uid, configured.as_ref(), &previous, now) {
             configured = None;
             again = again.into_iter().chain([wait]).min();
@@ -211,7 +247,8 @@ impl Reconciler {
         Ok(again)
     }
 
-    fn pod_facts(&self, key: &Key, now: Instant) -> Option<(String, PodFacts, Option<Instant>)> {
+    /// A pod's uid, what is known of it if anything is, and when that changes by time.
+    fn pod_facts(&self, key: &Key, now: Instant) -> Option<(String, Option<PodFacts>, Option<Instant>)> {
         let (uid, told) = {
             let index = self.state.index();
             let (pod, told) = index.pod(key)?;
@@ -238,15 +275,20 @@ impl Reconciler {
             lost: contact == Contact::Lost,
             draining: report.is_some_and(|report| report.draining),
         };
-        // A pod without any policy, of a sidecar not heard from yet: nothing is known.
-        let nothing = matches!(contact, Contact::Early) && facts.told.is_empty();
-        (!nothing).then_some((uid, facts, until))
+        let is_nothing = matches!(contact, Contact::Early) && facts.told.is_empty();
+        Some((uid, Some(facts).filter(|_| !is_nothing), until))
     }
 
-    fn previous_pod(&self, uid: &str, now: Instant) -> Vec<PodCondition> {
+    /// What is written of a pod, when to look whether our write still stands, and for how long the next must wait.
+    fn previous_pod(&self, uid: &str, now: Instant) -> (Vec<PodCondition>, Option<Duration>, Option<Duration>) {
         let memory = self.memory();
-        let own = memory.pods.get(uid).filter(|own| own.at.is_some_and(|at| now < at + OWN));
-        own.map(|own| own.conditions.clone()).or_else(|| self.state.seen().pods.get(uid).cloned()).unwrap_or_default()
+        let seen = self.state.seen().pods.get(uid).cloned().unwrap_or_default();
+        let Some((own, at)) = memory.pods.get(uid).and_then(|own| Some((own, own.at?))) else {
+            return (seen, None, None);
+        };
+        let Some(ours) = left(at + OWN, now) else { return (seen, None, None) };
+        let stands = own.conditions.iter().all(|condition| seen.contains(condition));
+        (own.conditions.clone(), (!stands).then_some(ours), left(at + POD_WRITES, now))
     }
 
     /// For how long to say nothing of a revision that is not confirmed yet, where the last one was.
@@ -341,6 +383,21 @@ impl Reconciler {
     }
 }
 
+/// For how long to wait until then, if at all.
+fn left(until: Instant, now: Instant) -> Option<Duration> {
+    Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero())
+}
+
+/// Now, as precise as the API holds it.
+fn present() -> Timestamp {
+    Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default()
+}
+
+fn differs_in_numbers_only(was: &DbPoolPolicyStatus, wanted: &DbPoolPolicyStatus) -> bool {
+    let pool = wanted.pool.clone();
+    *wanted == DbPoolPolicyStatus { pool, ..was.clone() }
+}
+
 fn is_news(before: &[Condition], condition: &Condition) -> bool {
     let known = before.iter().find(|known| known.type_ == condition.type_);
     let news = known.is_none_or(|known| known.status != condition.status || known.reason != condition.reason);
@@ -352,7 +409,7 @@ fn is_news(before: &[Condition], condition: &Condition) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
     Nothing,
-    /// Numbers of another class.
+    /// Numbers of another class, or other words of a database.
     Numbers,
     /// Status, reason or words.
     Class,
@@ -363,10 +420,15 @@ fn change(known: &PodCondition, wanted: &PodCondition) -> Change {
         return Change::Class;
     }
     let (before, now) = (known.message.as_deref().unwrap_or_default(), wanted.message.as_deref().unwrap_or_default());
-    match wanted.reason.as_deref() == Some(Reason::Connected.name()) {
-        false if before != now => Change::Class,
-        true if shape(before) != shape(now) => Change::Numbers,
-        _ => Change::Nothing,
+    let is = |reason: Reason| wanted.reason.as_deref() == Some(reason.name());
+    if is(Reason::Connected) {
+        return if shape(before) == shape(now) { Change::Nothing } else { Change::Numbers };
+    }
+    match before == now {
+        true => Change::Nothing,
+        // A database's words may differ each time that it is asked.
+        false if is(Reason::NoBackend) || is(Reason::AuthFailed) => Change::Numbers,
+        false => Change::Class,
     }
 }
 
@@ -388,7 +450,10 @@ fn shape(line: &str) -> Vec<&str> {
 }
 
 fn pod_condition(finding: Finding, known: Option<&PodCondition>) -> PodCondition {
-    let Finding { condition, holds, reason, message } = finding;
+    let Finding { condition, holds, reason, mut message } = finding;
+    while message.len() > MAX_MESSAGE {
+        message.pop();
+    }
     let same = known.filter(|known| known.status == holds.name());
     PodCondition {
         type_: condition.into(),
@@ -397,7 +462,7 @@ fn pod_condition(finding: Finding, known: Option<&PodCondition>) -> PodCondition
         message: Some(message),
         last_transition_time: same
             .and_then(|known| known.last_transition_time.clone())
-            .or(Some(Time(Timestamp::now()))),
+            .or_else(|| Some(Time(present()))),
         ..PodCondition::default()
     }
 }
@@ -411,6 +476,15 @@ mod tests {
     }
 
     #[test]
+    fn a_sidecar_that_says_a_lot_is_cut_short() {
+        let message = "é".repeat(1 << 20);
+        let finding = Finding { condition: "x", holds: Holds::False, reason: Reason::Rejected, message };
+        let written = pod_condition(finding.clone(), None);
+        assert_eq!(written.message.as_deref().map(str::len), Some(MAX_MESSAGE));
+        assert_eq!(change(&written, &pod_condition(finding, Some(&written))), Change::Nothing);
+    }
+
+    #[test]
     fn a_fleet_at_work_writes_classes_only() {
         let line = |text: &str| condition("Connected", text);
         let low = line("12/30 in use (40%, below 60-80%), size 20, overflow 0/10, waiting 0, generation 7");
@@ -420,6 +494,8 @@ mod tests {
         assert_eq!(change(&low, &other), Change::Nothing);
         assert_eq!((change(&low, &high), change(&low, &waits)), (Change::Numbers, Change::Numbers));
         assert_eq!(change(&low, &condition("NoBackend", "x")), Change::Class);
-        assert_eq!(change(&condition("NoBackend", "x"), &condition("NoBackend", "y")), Change::Class);
+        assert_eq!(change(&condition("NoBackend", "x"), &condition("NoBackend", "y")), Change::Numbers);
+        assert_eq!(change(&condition("NoBackend", "x"), &condition("NoBackend", "x")), Change::Nothing);
+        assert_eq!(change(&condition("Rejected", "x"), &condition("Rejected", "y")), Change::Class);
     }
 }

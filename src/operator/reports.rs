@@ -18,6 +18,8 @@ pub struct Heard {
     pub key: Key,
     /// Which of its connections is the present one.
     session: u64,
+    /// It has reported on this connection.
+    has_reported: bool,
     /// When the connection ended; `None` while it stands.
     pub lost: Option<Instant>,
     /// What it said last; `None` before its first report.
@@ -74,7 +76,7 @@ impl Reports {
         let fields = fields(hello);
         let report = self.sidecars.remove(uid).and_then(|heard| heard.report);
         let version = hello.version.clone();
-        let heard = Heard { key, session: self.sessions, lost: None, report, fields, version };
+        let heard = Heard { key, session: self.sessions, has_reported: false, lost: None, report, fields, version };
         self.sidecars.insert(uid.to_owned(), heard);
         self.sessions
     }
@@ -84,7 +86,10 @@ impl Reports {
         let Some(heard) = self.sidecars.get_mut(uid).filter(|heard| heard.session == session) else {
             return News::Nothing;
         };
+        // It may have been missed, and a status may say so: what it says first is news even if it is nothing new.
+        let is_first = !std::mem::replace(&mut heard.has_reported, true);
         let news = match &heard.report {
+            _ if is_first => News::Class,
             Some(before) if **before == report => News::Nothing,
             Some(before) if class(before) == class(&report) => News::Numbers,
             _ => News::Class,
@@ -121,6 +126,18 @@ impl Reports {
         };
         let until = since + GRACE;
         if now < until { (within, Some(until)) } else { (Contact::Lost, None) }
+    }
+
+    /// A leader begins now and finds these pods: nothing was heard yet. Connections of an earlier term of this replica
+    /// that have not ended yet keep numbers of their own.
+    pub fn begin(&mut self, now: Instant, inherited: HashSet<String>) {
+        *self = Self { sessions: self.sessions, ..Self::new(now, inherited) };
+    }
+
+    /// Only these pods are there.
+    pub fn retain(&mut self, uids: &HashSet<String>) {
+        self.sidecars.retain(|uid, _| uids.contains(uid));
+        self.inherited.retain(|uid| uids.contains(uid));
     }
 
     /// Connections that stand now.
@@ -193,8 +210,23 @@ mod tests {
         assert_eq!(reports.report("u", session, report(18, 1)), News::Class, "somebody waits");
         let again = reports.connected(Key::new("n", "p"), "u", &Hello::default());
         assert_eq!(reports.report("u", session, report(1, 0)), News::Nothing, "of an old connection");
+        assert_eq!(reports.report("u", again, report(18, 1)), News::Class, "it may have been missed");
+        assert_eq!(reports.report("u", again, report(18, 1)), News::Nothing);
         assert!(!reports.disconnected("u", session, now));
         assert!(reports.disconnected("u", again, now));
+    }
+
+    #[test]
+    fn a_connection_of_an_earlier_term_ends_no_other() {
+        let now = Instant::now();
+        let mut reports = Reports::new(now, HashSet::new());
+        let old = reports.connected(Key::new("n", "p"), "u", &Hello::default());
+        reports.begin(now, HashSet::from(["u".to_owned(), "gone".to_owned()]));
+        let new = reports.connected(Key::new("n", "p"), "u", &Hello::default());
+        assert!(!reports.disconnected("u", old, now));
+        assert_eq!((reports.report("u", new, report(1, 0)), reports.streams()), (News::Class, 1));
+        reports.retain(&HashSet::new());
+        assert_eq!((reports.streams(), reports.contact("gone", now).0), (0, Contact::New));
     }
 
     #[test]

@@ -35,6 +35,8 @@ use crate::tls::{self, TlsError};
 
 /// The Lease of the election.
 pub const LEASE: &str = "poolkeeper-operator";
+/// An API server that says nothing for this long is gone: longer than a watch without news.
+const SILENCE: Duration = Duration::from_secs(watch::TURN as u64 + 15);
 /// How long tasks may take to end.
 const END: Duration = Duration::from_secs(5);
 
@@ -53,6 +55,9 @@ pub enum RunError {
     /// TLS can't be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// It would have gone on without a part of itself.
+    #[error("a task of the operator has ended; the log says which")]
+    Task,
     /// The system refused something else.
     #[error(transparent)]
     System(#[from] io::Error),
@@ -135,7 +140,14 @@ async fn serve(options: &Options) -> Result<(), RunError> {
     });
     tracing::info!(stream = %address, http = %http_address, namespace = options.namespace, identity = options.identity, "running");
 
-    shutdown.draining().cancelled().await;
+    let failed = tokio::select! {
+        () = shutdown.draining().cancelled() => false,
+        // None of them ends by itself: without it the operator would only look alive.
+        Some(ended) = tasks.join_next() => {
+            tracing::error!(?ended, "a task of the operator has ended");
+            true
+        }
+    };
     tracing::info!("ending");
     stop.cancel();
     // The Lease is given back last, when nothing is written any more.
@@ -143,7 +155,7 @@ async fn serve(options: &Options) -> Result<(), RunError> {
     let _ = tokio::time::timeout(END, election).await;
     let _ = tokio::time::timeout(END, tokio::task::spawn_blocking(move || http.join())).await;
     tracing::info!("ended");
-    Ok(())
+    if failed { Err(RunError::Task) } else { Ok(()) }
 }
 
 /// Starts the thread of the webhooks.
@@ -216,6 +228,9 @@ async fn client(options: &Options) -> Result<Client, RunError> {
         None => kube::Config::infer().await.map_err(|error| wrong(&error))?,
     };
     config.connect_timeout = Some(Duration::from_secs(5));
+    // A list has no end of its own, and an API server may fall silent in the midst of one.
+    config.read_timeout = Some(SILENCE);
+    config.reset_reader_on_write = true;
     Ok(Client::try_from(config)?)
 }
 

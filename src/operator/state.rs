@@ -10,7 +10,11 @@ use super::index::{Index, Key};
 use super::metrics::{Kind, Metrics};
 use super::queue::{Item, Queue};
 use super::reports::Reports;
+use crate::api::conditions::Reason;
 use crate::api::v1alpha1::DbPoolPolicyStatus;
+
+/// A status that is another now is looked at after this time: mostly it is the echo of our own write.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// What the cluster says of objects that only we write, by uid.
 #[derive(Debug, Default)]
@@ -19,6 +23,15 @@ pub struct Seen {
     pub policies: HashMap<String, DbPoolPolicyStatus>,
     /// Conditions of pods, ours alone.
     pub pods: HashMap<String, Vec<PodCondition>>,
+}
+
+impl Seen {
+    /// Uids of pods whose sidecars were heard from, as their conditions have it.
+    fn heard(&self) -> HashSet<String> {
+        let silent = [Reason::Pending, Reason::NoPolicy].map(|reason| Some(reason.name()));
+        let tells = |condition: &PodCondition| !silent.contains(&condition.reason.as_deref());
+        self.pods.iter().filter(|(_, all)| all.iter().any(tells)).map(|(uid, _)| uid.clone()).collect()
+    }
 }
 
 /// What is known, and what is to be done about it.
@@ -67,6 +80,40 @@ impl State {
         self.queue.add_changes(changes);
     }
 
+    /// A policy's status as it is in the cluster now. One that is not as it was, by whomever, is looked at.
+    pub fn saw_policy(&self, key: &Key, uid: String, status: Option<DbPoolPolicyStatus>) {
+        let mut seen = self.seen();
+        let before = match &status {
+            Some(status) => seen.policies.insert(uid, status.clone()),
+            None => seen.policies.remove(&uid),
+        };
+        drop(seen);
+        if before != status {
+            self.queue.add(Item::Policy(key.clone()), SETTLED);
+        }
+    }
+
+    /// The same for our conditions of a pod.
+    pub fn saw_pod(&self, key: &Key, uid: String, conditions: Vec<PodCondition>) {
+        let before = self.seen().pods.insert(uid, conditions.clone());
+        if before != Some(conditions) {
+            self.queue.add(Item::Pod(key.clone()), SETTLED);
+        }
+    }
+
+    /// Forgets what was said of and by pods that are not there any more.
+    pub fn retain_pods(&self) {
+        let uids: HashSet<_> = self.index().pod_uids().collect();
+        self.seen().pods.retain(|uid, _| uids.contains(uid));
+        self.reports().retain(&uids);
+    }
+
+    /// The same for policies.
+    pub fn retain_policies(&self) {
+        let uids: HashSet<_> = self.index().policy_uids().collect();
+        self.seen().policies.retain(|uid, _| uids.contains(uid));
+    }
+
     /// A sidecar's news concern its pod and the policies that the pod was told.
     pub fn ask_for_pod(&self, pod: &Key) {
         let told = self.index().pod(pod).map(|(_, told)| told);
@@ -81,10 +128,10 @@ impl State {
         let now = Instant::now();
         let (policies, pods) = {
             let index = self.index();
-            let pods = index.pod_keys();
-            let uids = pods.iter().filter_map(|key| index.pod(key)).map(|(pod, _)| pod.uid.clone()).collect();
-            *self.reports() = Reports::new(now, uids);
-            (index.policy_keys(), pods)
+            // A pod of which nothing good was ever written has no state to keep: nobody has heard from it.
+            let known = self.seen().heard();
+            self.reports().begin(now, index.pod_uids().filter(|uid| known.contains(uid)).collect());
+            (index.policy_keys(), index.pod_keys())
         };
         for key in policies {
             self.queue.add(Item::Policy(key), Duration::ZERO);

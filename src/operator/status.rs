@@ -36,7 +36,11 @@ pub fn status(
     };
     let accepted = accepted(&view.standing);
     let references = references(facts, was(RESOLVED_REFS));
-    let programmed = programmed(&view.standing, facts, was(PROGRAMMED));
+    let known_pods = of_this.and_then(|status| status.pods.as_ref()).map_or(0, |pods| pods.matched);
+    let programmed = match was(PROGRAMMED).filter(|was| holds_on(was, facts, known_pods)) {
+        Some(was) if view.standing == Standing::Accepted => kept(PROGRAMMED, was),
+        _ => programmed(&view.standing, facts),
+    };
     let ready = ready(&accepted, &references, &programmed);
     let known = previous.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let findings = [accepted, references, programmed, ready];
@@ -49,6 +53,13 @@ pub fn status(
         pool: pool(view, facts),
     };
     let before = previous.and_then(|status| status.pool.as_ref());
+    if facts.iter().any(|fact| fact.progress == Progress::Early) {
+        // Of those that were not heard from yet the numbers are not 0.
+        status.pool = status.pool.map(|now| match before {
+            Some(before) => PoolStatus { size: now.size, max_overflow: now.max_overflow, ..before.clone() },
+            None => now,
+        });
+    }
     if !numbers_due && !is_worth_telling(before, status.pool.as_ref()) {
         status.pool = before.cloned();
     }
@@ -99,7 +110,24 @@ fn references(facts: &[Fact], was: Option<&Condition>) -> Finding {
     found(Holds::Unknown, Reason::Pending, "no sidecar has looked for its Secrets yet".into())
 }
 
-fn programmed(standing: &Standing, facts: &[Fact], was: Option<&Condition>) -> Finding {
+/// What keeps a policy from being programmed, the worst first.
+const WORST: [Reason; 4] = [Reason::PodsRejected, Reason::PodsUnreachable, Reason::Pending, Reason::RestartRequired];
+
+/// Whether what was said of Programmed holds on: a leader that has just begun has not heard from all, and those that it
+/// has heard from say nothing worse. Nothing is known of more pods than there were.
+fn holds_on(was: &Condition, facts: &[Fact], pods: i32) -> bool {
+    let is_early = |fact: &&Fact| fact.progress == Progress::Early;
+    let heard: Vec<_> = facts.iter().filter(|fact| !is_early(fact)).cloned().collect();
+    if heard.len() == facts.len() || number(facts.len()) > pods {
+        return false;
+    }
+    let rank = |name: &str| WORST.iter().position(|reason| reason.name() == name).unwrap_or(WORST.len());
+    let is_kept = ![Reason::Pending, Reason::NoMatchingPods].iter().any(|reason| reason.name() == was.reason);
+    let now = if heard.is_empty() { Reason::AllPodsApplied } else { programmed(&Standing::Accepted, &heard).reason };
+    is_kept && rank(&was.reason) <= rank(now.name())
+}
+
+fn programmed(standing: &Standing, facts: &[Fact]) -> Finding {
     let found = |holds, reason, message| Finding { condition: PROGRAMMED, holds, reason, message };
     if *standing != Standing::Accepted {
         let message = "the policy is not accepted: pods that run it keep what they run".into();
@@ -108,17 +136,13 @@ fn programmed(standing: &Standing, facts: &[Fact], was: Option<&Condition>) -> F
     if facts.is_empty() {
         return found(Holds::True, Reason::NoMatchingPods, "no pod with the sidecar is selected".into());
     }
-    let was_true = was.is_some_and(|was| was.reason == Reason::AllPodsApplied.name());
     let rejected = named(facts, |fact| match &fact.progress {
         Progress::Rejected(problems) => Some(problems.join(", ")),
         _ => None,
     });
     let unreachable = named(facts, |fact| (fact.progress == Progress::Unreachable).then(String::new));
-    let pending = named(facts, |fact| match fact.progress {
-        Progress::Pending => Some(String::new()),
-        Progress::Early => (!was_true).then(String::new),
-        _ => None,
-    });
+    let pending = |fact: &Fact| matches!(fact.progress, Progress::Pending | Progress::Early).then(String::new);
+    let pending = named(facts, pending);
     let restart = named(facts, |fact| (!fact.restart.is_empty()).then(|| fact.restart.join(", ")));
     match (rejected, unreachable, pending, restart) {
         (Some(pods), ..) => found(Holds::False, Reason::PodsRejected, format!("refused by {pods}")),

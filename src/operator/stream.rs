@@ -35,6 +35,10 @@ use crate::contract::{
 
 /// Handshakes under way at once.
 const HANDSHAKES: usize = 128;
+/// The longest first message in bytes: who says it has not proved anything yet.
+const MAX_HELLO: usize = 128 << 10;
+/// A token that the API server took just now is good for so long at least, whatever our clock says.
+const TRUST: Duration = Duration::from_secs(60);
 /// A sidecar that takes nothing for this long is dropped.
 const STALLED: Duration = Duration::from_secs(10);
 /// Between attempts to accept where the system refuses.
@@ -118,7 +122,7 @@ pub async fn run(listener: TcpListener, tls: Arc<ServerConfig>, streams: Arc<Str
                 let Ok(Ok(stream)) = timeout(GREETING, acceptor.accept(socket)).await else { return };
                 // A handshake is what costs; what follows waits.
                 drop(slot);
-                let mut connection = LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME).new_framed(stream);
+                let mut connection = LengthDelimitedCodec::builder().max_frame_length(MAX_HELLO).new_framed(stream);
                 streams.serve(&mut connection, peer).await;
                 let _ = timeout(Duration::from_secs(1), connection.get_mut().shutdown()).await;
             };
@@ -171,6 +175,11 @@ impl Streams {
             return Err(End::Refused(Refusal::Version, message));
         }
         let identity = self.identify(&hello).await?;
+        // That took its time.
+        if leading.scope.is_cancelled() {
+            return Err(End::Refused(Refusal::NotLeader, "another replica leads".into()));
+        }
+        connection.codec_mut().set_max_frame_length(MAX_FRAME);
         let told = self.state.index().subscribe(&identity.pod, &identity.uid);
         let Some(told) = told else {
             let message = format!("pod {} with uid {} is not known here", identity.pod, identity.uid);
@@ -199,7 +208,7 @@ impl Streams {
     async fn talk(&self, connection: &mut Connection, session: &Session) -> Result<std::convert::Infallible, End> {
         let mut told = session.told.clone();
         let mut authorities = self.authorities.clone();
-        let mut expires = session.identity.expires;
+        let mut expires = deadline(session.identity.expires);
         let mut beat = tokio::time::interval(PING);
         let mut heard = Instant::now();
         told.mark_changed();
@@ -221,7 +230,7 @@ impl Streams {
                     heard = Instant::now();
                     match message? {
                         ToOperator::Report(report) => self.report(session, report),
-                        ToOperator::Renew { token } => expires = self.renew(session, &token).await?,
+                        ToOperator::Renew { token } => expires = deadline(self.renew(session, &token).await?),
                         ToOperator::Ping | ToOperator::Unknown => {}
                         ToOperator::Hello(_) => {
                             return Err(End::Refused(Refusal::Protocol, "you have said who you are already".into()));
@@ -232,7 +241,7 @@ impl Streams {
                     if heard.elapsed() > SILENCE {
                         return Err(End::Silent);
                     }
-                    if SystemTime::now() >= expires {
+                    if Instant::now() >= expires {
                         return Err(End::Expired);
                     }
                     send(connection, &ToSidecar::Ping).await?;
@@ -316,6 +325,13 @@ impl Session {
         };
         Configuration { term: self.leading.term, policies: told.iter().map(policy).collect() }
     }
+}
+
+/// When a token that was just reviewed ends by the clock that does not jump.
+fn deadline(expires: SystemTime) -> Instant {
+    let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
+    let now = Instant::now();
+    now.checked_add(left.max(TRUST)).unwrap_or(now + TRUST)
 }
 
 async fn receive(connection: &mut Connection) -> Result<ToOperator, End> {

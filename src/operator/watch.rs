@@ -13,12 +13,13 @@ use k8s_openapi::api::core::v1::Pod as KubePod;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::WatchStreamExt;
-use kube::runtime::utils::{Backoff, ResetTimerBackoff};
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::index::{Assigned, Key, Pod, Policy};
@@ -32,19 +33,28 @@ use crate::api::v1alpha1::{DbPoolPolicy, DbPoolPolicyStatus};
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 /// At most.
 const LAST_RETRY: Duration = Duration::from_secs(5);
+/// The API server ends each watch after so many seconds, and another begins where it was: one whose connection is dead
+/// is noticed soon after. Shorter than API servers keep what happened.
+pub const TURN: u32 = 45;
 /// A watch that held so long was a good one: the next failure is a first.
 const LASTED: Duration = Duration::from_secs(30);
 
-/// Between two attempts of a watch: longer each time, and never the same for two replicas.
+/// Between two attempts of a watch: longer each time, and never the same for two replicas. Failures that follow each
+/// other are one row whatever lies between them: a watch says that it begins each time, and that is no success.
 #[derive(Debug, Default)]
 struct Pace {
     failures: u32,
+    last: Option<Instant>,
 }
 
 impl Iterator for Pace {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        if self.last.replace(now).is_none_or(|last| now.saturating_duration_since(last) >= LASTED) {
+            self.failures = 0;
+        }
         let most = FIRST_RETRY.saturating_mul(1 << self.failures.min(10)).min(LAST_RETRY);
         self.failures += 1;
         Some(most.mul_f64(rand::random_range(0.5..1.0)))
@@ -52,9 +62,7 @@ impl Iterator for Pace {
 }
 
 impl Backoff for Pace {
-    fn reset(&mut self) {
-        self.failures = 0;
-    }
+    fn reset(&mut self) {}
 }
 
 /// One kind of object that is watched.
@@ -71,12 +79,12 @@ trait Watched: Clone + std::fmt::Debug + DeserializeOwned + Send + 'static {
 /// Watches policies until told to stop; `synced` becomes true with the first full list.
 pub async fn policies(client: Client, state: Arc<State>, synced: watch::Sender<bool>, stop: CancellationToken) {
     let api: Api<DynamicObject> = Api::all_with(client, &ApiResource::erase::<DbPoolPolicy>(&()));
-    run(watcher(api, watcher::Config::default()), &state, &synced, &stop).await;
+    run(watcher(api, watcher::Config::default().timeout(TURN)), &state, &synced, &stop).await;
 }
 
 /// The same for pods with a sidecar.
 pub async fn pods(client: Client, state: Arc<State>, synced: watch::Sender<bool>, stop: CancellationToken) {
-    let config = watcher::Config::default().labels(INJECTED);
+    let config = watcher::Config::default().labels(INJECTED).timeout(TURN);
     run(watcher(Api::<KubePod>::all(client), config), &state, &synced, &stop).await;
 }
 
@@ -87,7 +95,7 @@ async fn run<K: Watched>(
     stop: &CancellationToken,
 ) {
     // A handful of watches in all: what is the API server's own pace after an outage is ours, too.
-    let mut events = pin!(events.backoff(ResetTimerBackoff::new(Pace::default(), LASTED)));
+    let mut events = pin!(events.backoff(Pace::default()));
     let mut listed = None;
     loop {
         let event = tokio::select! {
@@ -144,10 +152,10 @@ impl Watched for DynamicObject {
     }
 
     fn apply(self, state: &State) {
-        if let Ok(status) = serde_json::from_value::<DbPoolPolicyStatus>(self.data["status"].clone()) {
-            state.seen().policies.insert(self.uid().unwrap_or_default(), status);
-        }
+        // A status that can't be read is none: it is written anew.
+        let status = serde_json::from_value::<DbPoolPolicyStatus>(self.data["status"].clone()).ok();
         state.index().apply_policy(policy(&self));
+        state.saw_policy(&Watched::key(&self), self.uid().unwrap_or_default(), status);
     }
 
     fn delete(self, state: &State) {
@@ -157,6 +165,7 @@ impl Watched for DynamicObject {
 
     fn retain(listed: &BTreeSet<Key>, state: &State) {
         state.index().retain_policies(listed);
+        state.retain_policies();
     }
 }
 
@@ -201,8 +210,9 @@ impl Watched for KubePod {
             ended: status.and_then(|s| s.phase.as_deref()).is_some_and(|phase| matches!(phase, "Succeeded" | "Failed")),
             labels: self.metadata.labels.clone().unwrap_or_default(),
         };
-        state.seen().pods.insert(pod.uid.clone(), conditions);
+        let (key, uid) = (pod.key.clone(), pod.uid.clone());
         state.index().apply_pod(pod);
+        state.saw_pod(&key, uid, conditions);
     }
 
     fn delete(self, state: &State) {
@@ -214,6 +224,7 @@ impl Watched for KubePod {
 
     fn retain(listed: &BTreeSet<Key>, state: &State) {
         state.index().retain_pods(listed);
+        state.retain_pods();
     }
 }
 
@@ -249,8 +260,34 @@ mod tests {
         event(Err(watcher::Error::NoResourceVersion));
         event(Ok(Event::Init));
         assert_eq!(known().len(), 1, "nothing is taken away before the list is whole");
+        state.saw_policy(&Key::new("shop", "orders"), "u".into(), Some(DbPoolPolicyStatus::default()));
         event(Ok(Event::InitDone));
         assert_eq!(known(), []);
+        assert!(state.seen().policies.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_fails_again_and_again_is_tried_less_and_less() {
+        let error = || Err(watcher::Error::NoResourceVersion);
+        // As the watcher has it: each attempt begins well.
+        let events = futures_util::stream::iter(0..)
+            .map(|n| if n % 2 == 0 { Ok(Event::<DynamicObject>::Init) } else { error() });
+        let (state, synced, stop) = (State::default(), watch::Sender::new(false), CancellationToken::new());
+        let _ = tokio::time::timeout(Duration::from_secs(120), run(events, &state, &synced, &stop)).await;
+        let tries = state.metrics.watch_errors.get_or_create(&Kind { kind: "policy" }).get();
+        assert!((24..60).contains(&tries), "{tries}");
+    }
+
+    #[test]
+    fn a_status_that_somebody_takes_away_is_forgotten() {
+        let state = State::default();
+        let mut policy = object(json!({}));
+        policy.data["status"] = json!({ "observedGeneration": 3 });
+        policy.clone().apply(&state);
+        assert_eq!(state.seen().policies["u"].observed_generation, Some(3));
+        policy.data.as_object_mut().unwrap().remove("status");
+        policy.apply(&state);
+        assert!(state.seen().policies.is_empty());
     }
 
     #[test]

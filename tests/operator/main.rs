@@ -7,6 +7,7 @@ mod support;
 
 mod faults;
 mod fleet;
+mod repair;
 mod status;
 mod streams;
 mod talker;

@@ -194,3 +194,28 @@ fn what_injection_would_give_a_pod() {
     let names: Vec<_> = index.matching("shop", &labels).iter().map(|policy| policy.key.name.clone()).collect();
     assert_eq!(names, ["older", "other"]);
 }
+
+#[test]
+fn a_pod_that_goes_counts_no_more() {
+    let mut index = Index::default();
+    index.apply_pod(pod("a", &[("app", "orders")]));
+    index.apply_policy(policy("orders", 1, 1, spec("orders", "orders", 5)));
+    index.flush();
+    index.apply_pod(Pod { deleting: true, ..pod("a", &[("app", "orders")]) });
+    assert_eq!(names(&index.flush().policies), ["orders"]);
+    assert_eq!(index.policy(&Key::new("shop", "orders")).unwrap().pods, []);
+}
+
+#[test]
+fn what_a_sidecar_makes_up_is_not_remembered() {
+    let (mut index, key) = (Index::default(), Key::new("shop", "a"));
+    index.apply_pod(pod("a", &[("app", "orders")]));
+    index.apply_policy(policy("orders", 1, 1, spec("orders", "orders", -5)));
+    index.flush();
+    index.runs(&key, "uid-a", (0..1_000).map(|n| n.to_string()));
+    let runs = &index.namespaces["shop"].pods["a"].runs;
+    assert!(runs.is_empty(), "{runs:?}");
+    index.runs(&key, "uid-a", ["uid-orders".to_owned()]);
+    index.flush();
+    assert_eq!(told(&index, "a"), ["keep orders"]);
+}

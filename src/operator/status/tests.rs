@@ -168,6 +168,41 @@ fn a_new_leader_says_nothing_else_before_it_has_heard() {
 }
 
 #[test]
+fn a_new_leader_repeats_what_was_wrong() {
+    let good = || fact("b", Progress::Applied);
+    let restart = Fact { restart: vec!["spec.listen.port".into()], ..fact("a", Progress::Applied) };
+    for bad in [fact("a", Progress::Rejected(vec!["too much".into()])), fact("a", Progress::Unreachable), restart] {
+        let first = made(Standing::Accepted, &[bad, good()], None);
+        let early = |pod: &str| Fact {
+            references: None,
+            health: Health::default(),
+            numbers: None,
+            ..fact(pod, Progress::Early)
+        };
+        for facts in [vec![early("a"), early("b")], vec![early("a"), good()]] {
+            assert_eq!(status(&view(Standing::Accepted), &facts, Some(&first), true, at(9)), None);
+        }
+        // What it has heard counts if it is worse.
+        let worse = fact("b", Progress::Rejected(vec!["no".into()]));
+        let said = status(&view(Standing::Accepted), &[early("a"), worse], Some(&first), true, at(9));
+        assert_eq!(shown(&said.unwrap_or(first))[2], "Programmed=False/PodsRejected");
+    }
+}
+
+#[test]
+fn a_new_leader_answers_for_no_pod_that_came_meanwhile() {
+    let early = |pod: &str| fact(pod, Progress::Early);
+    for before in [vec![], vec![fact("a", Progress::Applied)]] {
+        let first = made(Standing::Accepted, &before, None);
+        let status = made(Standing::Accepted, &[early("a"), early("b")], Some(&first));
+        assert_eq!(shown(&status)[2], "Programmed=False/Pending");
+    }
+    let first = made(Standing::Accepted, &[fact("a", Progress::Applied), fact("b", Progress::Applied)], None);
+    let status = made(Standing::Accepted, &[early("a")], Some(&first));
+    assert_eq!(shown(&status)[2], "Programmed=True/AllPodsApplied", "one has gone");
+}
+
+#[test]
 fn numbers_are_rounded() {
     assert_eq!([rounded(0), rounded(99), rounded(104), rounded(1_257), rounded(99_999)], [0, 99, 100, 1_300, 100_000]);
     assert_eq!([duration(400), duration(12_345), duration(3_000_000)], ["400us", "12ms", "3s"]);

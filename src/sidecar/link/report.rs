@@ -225,7 +225,7 @@ fn moved(bound: &Bound, wanted: &Listen) -> Vec<String> {
 }
 
 fn health(known: &status::Health) -> Health {
-    let message = known.reason.clone().unwrap_or_default();
+    let message = steady(known.reason.as_deref().unwrap_or_default());
     let state = match known.status {
         Verdict::Unhealthy if is_refused_login(&message) => HealthState::AuthFailed,
         Verdict::Unhealthy => HealthState::NoBackend,
@@ -233,6 +233,15 @@ fn health(known: &status::Health) -> Health {
         Verdict::Healthy | Verdict::Degraded => HealthState::Connected,
     };
     Health { state, message }
+}
+
+/// A reason without how often and for how long: while nothing else changes there is nothing to report.
+fn steady(reason: &str) -> String {
+    const FAILED: &str = "the health query failed";
+    match reason.strip_prefix(FAILED).and_then(|rest| rest.split_once(": ")) {
+        Some((_, why)) => format!("{FAILED}: {why}"),
+        None => reason.split_once(" has answered for ").map_or(reason, |(head, _)| head).to_owned(),
+    }
 }
 
 fn numbers(database: &Database, before: &Waits) -> Numbers {

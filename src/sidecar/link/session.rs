@@ -156,7 +156,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 Ok(())
             }
             ToSidecar::Authorities { pem } => {
-                self.link.view.trust(pem);
+                // What can't be used must not take the place of what can.
+                match crate::tls::to_operator(&[pem.clone().into_bytes()]) {
+                    Ok(_) => self.link.view.trust(pem),
+                    Err(error) => tracing::warn!(%error, "the operator's new authorities are passed over"),
+                }
                 Ok(())
             }
             ToSidecar::Refused { reason, message } => Err(refused(reason, message)),

@@ -171,3 +171,15 @@ fn listeners_that_must_be_bound_anew_are_named() {
     assert_eq!(moved(&bound(false), &at("127.0.0.2:6433", "/b")), all);
     assert_eq!(moved(&bound(true), &at("127.0.0.2:6433", "/b")), all[2..], "no port is used");
 }
+
+#[test]
+fn a_database_that_stays_down_is_no_news() {
+    assert_eq!(
+        steady("the health query failed once: no route"),
+        steady("the health query failed 3 times in a row: no route")
+    );
+    assert_eq!(steady("the health query failed once: a: b"), "the health query failed: a: b");
+    let silent = "every connection is busy and no server has answered for";
+    assert_eq!(steady(&format!("{silent} 5 s")), steady(&format!("{silent} 10 s")));
+    assert_eq!(steady("not checked yet"), "not checked yet");
+}
