@@ -43,7 +43,8 @@ fn list(session: &mut Session<'_>) -> Step {
     session.must_be(&rows, &[&expected])
 }
 
-/// Servers to which this session keeps connections: its client's own at most.
+/// Servers to which this session keeps connections: its client's own, as far as a scrub can see to it. DISCARD ALL leaves
+/// postgres_fdw's connections open, so the name of a foreign server that another client used may be met.
 fn fdw(session: &mut Session<'_>) -> Step {
     if session.model.is_other_role() {
         return super::queries::tagged(session);
@@ -58,5 +59,5 @@ fn fdw(session: &mut Session<'_>) -> Step {
     if seen.iter().all(|name| *name == own) {
         return Ok(());
     }
-    Err(session.violated(Kind::Leak, "another's foreign connections", &format!("{seen:?} instead of {own}")))
+    Err(session.violated(Kind::Trace, "another's foreign connections", &format!("{seen:?} instead of {own}")))
 }
