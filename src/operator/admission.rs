@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use kube::api::DynamicObject;
+use kube::core::admission::AdmissionRequest;
 use tokio::sync::watch;
 
 use super::index::{Assigned, Key, Outlook, Policy, Withheld};
 use super::inject::Settings;
+use super::metrics::Done;
 use super::reports::by_uid;
 use super::state::State;
 use super::webhook::Facts;
@@ -48,6 +51,12 @@ impl Facts for Admission {
             by_uid(report).get(view.policy.uid.as_str())?.numbers.as_ref().map(|numbers| numbers.in_use)
         };
         view.pods.iter().filter_map(|(_, uid, _)| of(uid)).max()
+    }
+
+    fn reviewed(&self, request: &AdmissionRequest<DynamicObject>, allowed: bool) {
+        let kind = if request.kind.kind == "Pod" { "pod" } else { "policy" };
+        let result = if allowed { "allowed" } else { "refused" };
+        self.state.metrics.admissions.get_or_create(&Done { kind, result }).inc();
     }
 
     fn settings(&self) -> Arc<Settings> {

@@ -101,12 +101,12 @@ async fn give(body: web::Payload, facts: Data, asks: Asks) -> HttpResponse {
         tokio::time::sleep(BETWEEN_LOOKS).await;
         response = review::pod(&request, asks, &**facts);
     }
-    answer(&request, response)
+    answer(&request, response, &**facts)
 }
 
 async fn validate(body: web::Payload, facts: Data) -> HttpResponse {
     match read(body).await {
-        Ok(request) => answer(&request, review::policy(&request, &**facts)),
+        Ok(request) => answer(&request, review::policy(&request, &**facts), &**facts),
         Err(response) => response,
     }
 }
@@ -128,7 +128,8 @@ async fn read(body: web::Payload) -> Result<AdmissionRequest<DynamicObject>, Htt
     review.try_into().map_err(|_| refuse(StatusCode::BAD_REQUEST, "the review holds no request"))
 }
 
-fn answer(request: &AdmissionRequest<DynamicObject>, response: AdmissionResponse) -> HttpResponse {
+fn answer(request: &AdmissionRequest<DynamicObject>, response: AdmissionResponse, facts: &dyn Facts) -> HttpResponse {
+    facts.reviewed(request, response.allowed);
     let (namespace, name) = (request.namespace.as_deref().unwrap_or_default(), review::name(request));
     let kind = request.kind.kind.as_str();
     if response.allowed {

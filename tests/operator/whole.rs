@@ -150,6 +150,7 @@ async fn an_app_with_its_pod_before_its_policy() {
     let denied = world.pods().create(&PostParams::default(), &serde_json::from_value(bare).unwrap()).await;
     let denied = denied.unwrap_err().to_string();
     assert!(denied.contains("DbPoolPolicy") && denied.contains("poolkeeper.dev/credentials"), "{denied}");
+    assert!(operator.metric("poolkeeper_operator_admissions_total{kind=\"pod\",result=\"refused\"}") >= 1.0);
     assert!(pod.annotations()["poolkeeper.dev/ca"].contains("BEGIN CERTIFICATE"));
 
     let sidecar = Sidecar::start(&world, &operator, &pod).await;

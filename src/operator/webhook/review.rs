@@ -28,6 +28,8 @@ pub trait Facts: Send + Sync + 'static {
     fn in_use(&self, policy: &Key) -> Option<u32>;
     /// What is injected.
     fn settings(&self) -> Arc<Settings>;
+    /// A review was answered; for whoever counts.
+    fn reviewed(&self, _request: &AdmissionRequest<DynamicObject>, _allowed: bool) {}
 }
 
 /// Who asks for the sidecar; the API server has looked, since the webhook's selectors say so.
