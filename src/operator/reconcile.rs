@@ -15,6 +15,7 @@ use super::index::{Key, PolicyView};
 use super::pod::{self, PodFacts};
 use super::queue::{Item, Outcome};
 use super::reports::Contact;
+use super::rotation;
 use super::state::State;
 use super::status::{self, NUMBERS};
 use crate::api::conditions::{Finding, Holds, PROGRAMMED, READY, Reason};
@@ -129,7 +130,8 @@ impl Reconciler {
         // Numbers that wait for their turn, and sidecars that may be silent for too long by then.
         let numbers = status::has_other_numbers(&view, &facts, told).then_some(NUMBERS);
         let silence = until.map(|until| until.saturating_duration_since(now) + Duration::from_millis(50));
-        let mut again = numbers.into_iter().chain(silence).chain(unsure).min();
+        let rotation = rotation::ends(&facts, present());
+        let mut again = numbers.into_iter().chain(silence).chain(unsure).chain(rotation).min();
         let Some(wanted) = wanted else { return Ok(again) };
         if let (Some(wait), true) =
             (class_due, previous.as_ref().is_some_and(|was| differs_in_numbers_only(was, &wanted)))

@@ -24,7 +24,15 @@ fn fact(pod: &str, progress: Progress) -> Fact {
     let numbers = Numbers { size: 20, max_overflow: 10, limit: Some(30), in_use: 12, ..Numbers::default() };
     let references = References { state: ReferenceState::Resolved, message: String::new() };
     let health = Health { state: HealthState::Connected, message: String::new() };
-    Fact { pod: pod.into(), progress, restart: vec![], references: Some(references), health, numbers: Some(numbers) }
+    Fact {
+        pod: pod.into(),
+        progress,
+        restart: vec![],
+        references: Some(references),
+        credentials: None,
+        health,
+        numbers: Some(numbers),
+    }
 }
 
 fn at(second: i64) -> Timestamp {
