@@ -1,11 +1,13 @@
 //! Leaders that die, come back or do not know that they lead no more; an API server that goes away.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use poolkeeper::contract::{ToOperator, ToSidecar};
+use poolkeeper::operator::certs::Authority;
 use serde_json::json;
 
 use super::talker::Talker;
@@ -138,8 +140,19 @@ async fn a_new_authority_reaches_those_who_are_there() {
     let pod = world.pod("orders-1", "orders").await;
     let mut sidecar = Talker::of(&world, &operator, &pod).await;
     let before = world.authorities().await;
-    let secrets: Api<k8s_openapi::api::core::v1::Secret> = Api::namespaced(world.client.clone(), HOME);
+    // Deleted by mistake: it comes back as it was.
+    let secrets: Api<Secret> = Api::namespaced(world.client.clone(), HOME);
     secrets.delete("poolkeeper-ca", &Default::default()).await.unwrap();
+    let end = Instant::now() + PATIENCE * 3;
+    while secrets.get_opt("poolkeeper-ca").await.unwrap().is_none() {
+        assert!(Instant::now() < end, "the authority does not come back");
+        sidecar.say(&ToOperator::Ping).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(before, world.authorities().await);
+    let mut secret = secrets.get("poolkeeper-ca").await.unwrap();
+    secret.data = Some(Authority::new(SystemTime::now()).unwrap().write());
+    secrets.replace("poolkeeper-ca", &Default::default(), &secret).await.unwrap();
     let listening = async {
         loop {
             match sidecar.hear().await {
