@@ -104,6 +104,17 @@ commit() {
   [ -z "$(git status --porcelain -- src build.rs Cargo.toml Cargo.lock)" ] && echo "${id:0:12}" || echo "${id:0:12}-changed"
 }
 
+# cross_build ARCH TRIPLE: what another architecture takes: Debian's compiler and C library, and Rust's standard library.
+cross_build() {
+  local arch=$1 triple=$2 tool=${2/-unknown/} upper=${2^^}
+  need "$tool-gcc" "gcc-${tool//_/-}" "libc6-dev-$arch-cross"
+  if [ ! -d "$(rustc --print sysroot)/lib/rustlib/$triple/lib" ]; then
+    command -v rustup >/dev/null && rustup target add "$triple" ||
+      die "this Rust has no standard library for $triple: rustup target add $triple, or build on a machine of that architecture"
+  fi
+  export "CARGO_TARGET_${upper//-/_}_LINKER=$tool-gcc" "CC_${triple//-/_}=$tool-gcc" "AR_${triple//-/_}=$tool-ar"
+}
+
 # static_build [ARCH]: from here on cargo (which must be in PATH) builds static programs, with nothing in them of where the
 # sources lie, for `--profile e2e` and `--profile release`.
 static_build() {
