@@ -238,6 +238,8 @@ async fn what_takes_no_status_is_told_of_by_an_event() {
         assert!(std::time::Instant::now() < end, "{events:?}, {status}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    // Nor can it be applied over.
+    world.delete_policy("strange").await;
     world.apply("strange", "orders", json!({ "size": 8 })).await;
     world.until("strange", &["Accepted=True/Accepted"]).await;
 }
