@@ -71,7 +71,7 @@ impl Reports {
     }
 
     /// A number for a connection that has said who it is: higher than those before.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.sessions += 1;
         self.sessions
     }
@@ -207,7 +207,7 @@ mod tests {
     }
 
     fn connected(reports: &mut Reports) -> u64 {
-        let session = reports.next();
+        let session = reports.number();
         assert!(reports.connected(session, Key::new("n", "p"), "u", &Hello::default()));
         session
     }
@@ -216,7 +216,7 @@ mod tests {
     fn of_two_greetings_the_later_counts() {
         let now = Instant::now();
         let mut reports = Reports::new(now, HashSet::new());
-        let early = reports.next();
+        let early = reports.number();
         let late = connected(&mut reports);
         assert!(!reports.connected(early, Key::new("n", "p"), "u", &Hello::default()));
         assert!(!reports.disconnected("u", early, now));

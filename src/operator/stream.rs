@@ -185,7 +185,7 @@ impl Streams {
                 format!("contract version {} is not served here; this operator speaks {VERSION}", hello.contract);
             return Err(End::Refused(Refusal::Version, message));
         }
-        let number = self.state.reports().next();
+        let number = self.state.reports().number();
         let identity = self.identify(&hello).await?;
         // That took its time.
         if leading.scope.is_cancelled() {
