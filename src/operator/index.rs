@@ -481,6 +481,6 @@ fn clash(older: &Policy, newer: &Policy) -> Option<String> {
 
 mod outlook;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub use outlook::{Outlook, Withheld};
