@@ -23,7 +23,7 @@ use counts::Counts;
 /// What can be set; every flag is an environment variable, too.
 #[derive(Parser, Debug, Clone)]
 struct Options {
-    /// Clients, each with a connection of its own.
+    /// Clients, each with a connection of its own; 0: none, it only runs what it is asked to.
     #[arg(long, env = "CLIENTS", default_value_t = 8)]
     clients: u32,
     /// Milliseconds that a client thinks between transactions.
@@ -74,6 +74,10 @@ async fn main() -> ExitCode {
         if let Err(error) = client.await {
             counts.failed(&format!("a client ended: {error}"));
         }
+    }
+    // Without clients it runs what it is asked to, until it is told to end.
+    while options.clients == 0 && !counts.ending() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     if let Err(error) = database.write_result(&counts).await {
         counts.failed(&format!("the result: {error}"));

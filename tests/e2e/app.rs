@@ -75,17 +75,6 @@ impl Load {
         load
     }
 
-    /// Transactions that were right, and those that were not, so far.
-    pub async fn totals(&self) -> (u64, u64) {
-        let mut totals = (0, 0);
-        for pod in &self.pods {
-            let counted = counters(pod).await.unwrap_or_else(|| panic!("{} says nothing", pod.name_any()));
-            totals.0 += counted["done"].as_u64().unwrap();
-            totals.1 += counted["failed"].as_u64().unwrap();
-        }
-        totals
-    }
-
     /// Waits until every pod has done so many more transactions.
     #[track_caller]
     pub fn advance(&self, transactions: u64) -> impl Future<Output = ()> {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::app::{Load, sql};
 use super::database::Database;
-use super::world::{PATIENCE, World, conditions};
+use super::world::{PATIENCE, World, conditions, eventually};
 
 #[tokio::test]
 async fn every_field_is_changed_under_load() {
@@ -57,19 +57,19 @@ impl Stage<'_> {
         let overflow = [0, 1, 3][round];
         self.change("pool.maxOverflow", json!(overflow)).await;
         let limit = 2 * (size + overflow);
-        self.eventually("PostgreSQL counts as many as allowed", |stage| stage.database.servers() <= limit).await;
+        eventually("PostgreSQL counts as many as allowed", async || self.database.servers() <= limit).await;
 
         self.change("pool.minIdle", json!([2, 1, 3][round])).await;
         let since = self.database.admin("SELECT now()")[0][0].clone().unwrap();
         self.change("pool.recycle", json!(["1s", "2s", "3s"][round])).await;
         let old = format!("SELECT count(*) FROM pg_stat_activity WHERE usename = 'app' AND backend_start < '{since}'");
-        self.eventually("every connection is new", |stage| stage.database.count(&old) == 0).await;
+        eventually("every connection is new", async || self.database.count(&old) == 0).await;
         self.change("pool.recycle", json!("1h")).await;
         self.change("pool.recycleJitter", json!(["10%", "0%", "25%"][round])).await;
         self.change("pool.idleTimeout", json!(["5s", "1m", "0s"][round])).await;
         self.change("pool.prePing", json!([false, true, false][round])).await;
         self.change("pool.order", json!(["Lifo", "Fifo", "Lifo"][round])).await;
-        self.change("pool.preparedStatements", json!([10, 0, 200][round])).await;
+        self.change("pool.preparedStatements", json!([10, 1, 200][round])).await;
         self.change("pool.maxPinned", json!(["100%", "20%", "50%"][round])).await;
 
         let commit = round % 2 == 0;
@@ -109,7 +109,7 @@ impl Stage<'_> {
         let answer = super::world::ask(pod, 8080, "POST", "/abandon", "INSERT INTO notes VALUES ('abandoned')").await;
         assert_eq!(answer.unwrap().0, 200);
         let open = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction' AND query LIKE '%notes%'";
-        self.eventually("its transaction is over", |stage| stage.database.count(open) == 0).await;
+        eventually("its transaction is over", async || self.database.count(open) == 0).await;
         assert_eq!(self.database.count("SELECT count(*) FROM notes"), i64::from(kept));
     }
 
@@ -148,13 +148,5 @@ impl Stage<'_> {
         }
         self.load.advance(3).await;
         self.load.unharmed().await;
-    }
-
-    async fn eventually(&self, what: &str, done: impl Fn(&Self) -> bool) {
-        let end = Instant::now() + PATIENCE;
-        while !done(self) {
-            assert!(Instant::now() < end, "in vain: {what}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
     }
 }

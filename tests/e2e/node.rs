@@ -6,6 +6,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::Pod;
+
 use super::support::pg::Place;
 use super::support::process;
 
@@ -62,6 +64,9 @@ impl Node {
     fn start() -> Self {
         let began = Instant::now();
         let mut build = Command::new(root("tests/e2e/images"));
+        if std::env::var_os("POOLKEEPER_E2E_DEV").is_some() {
+            build.arg("--dev");
+        }
         // What cargo says to its tests would have a cargo in there build much anew.
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_") || CARGOS.contains(&&**name)) {
             build.env_remove(name);
@@ -100,17 +105,40 @@ impl Node {
         run(command.args(names.iter().map(|name| self.images.join(format!("{name}.tar")))));
     }
 
-    /// Installs Poolkeeper and waits until its operators are ready.
+    /// Installs the chart and waits until its operators are ready.
     pub fn install(&self) {
-        let at = |path: &str| root(path).to_str().unwrap().to_owned();
-        let files: Vec<String> = ["crds/", "deploy/rbac.yaml", "deploy/services.yaml", "deploy/webhooks.yaml"]
-            .into_iter()
-            .chain(["deploy/operator.yaml"])
-            .flat_map(|path| ["-f".to_owned(), at(path)])
-            .collect();
-        let files: Vec<&str> = files.iter().map(String::as_str).collect();
-        self.kubectl(&[&["apply", "--server-side"], files.as_slice()].concat());
-        self.kubectl(&["rollout", "status", "-n", HOME, "deployment/poolkeeper-operator", "--timeout=180s"]);
+        let chart = root("charts/poolkeeper");
+        let release = ["install", HOME, chart.to_str().unwrap(), "--namespace", HOME, "--create-namespace"];
+        self.helm(&[release.as_slice(), &["--wait", "--timeout", "5m"]].concat());
+    }
+
+    /// Upgrades it with these values beside those that it has.
+    pub fn upgrade(&self, values: &[&str]) {
+        let chart = root("charts/poolkeeper");
+        let release = ["upgrade", HOME, chart.to_str().unwrap(), "--namespace", HOME, "--reset-then-reuse-values"];
+        self.helm(&[release.as_slice(), values, &["--wait", "--timeout", "5m"]].concat());
+    }
+
+    /// Gives an image another tag.
+    pub fn tag_as(&self, name: &str, tag: &str) -> String {
+        let of = |tag: &str| format!("localhost/{name}:{tag}");
+        self.containerd(&["images", "tag", "--force", &of(env!("CARGO_PKG_VERSION")), &of(tag)]);
+        tag.to_owned()
+    }
+
+    /// Kills a container's processes, as the kernel does when memory runs out.
+    pub fn kill_container(&self, pod: &Pod, name: &str) {
+        let status = pod.status.clone().unwrap();
+        let all = status.init_container_statuses.into_iter().chain(status.container_statuses).flatten();
+        let id = all.filter(|container| container.name == name).find_map(|container| container.container_id).unwrap();
+        self.containerd(&["tasks", "kill", "--signal", "SIGKILL", "--all", id.trim_start_matches("containerd://")]);
+    }
+
+    /// containerd's own client, on the node.
+    fn containerd(&self, arguments: &[&str]) {
+        let mut command = Command::new("nsenter");
+        command.args(["--mount", "--pid", "--target", &self.inside(), "--", "ctr", "--namespace", "k8s.io", "--address"]);
+        run(command.arg(self.dir.join("containerd.sock")).args(arguments));
     }
 
     /// Runs kubectl, which must succeed; what it printed.

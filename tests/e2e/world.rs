@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::GroupVersionKind;
 use kube::{Api, Client, Config, ResourceExt};
@@ -93,11 +93,6 @@ impl World {
         self.api(object).patch(name, &params, &Patch::Apply(object)).await
     }
 
-    /// Deletes an object that may be there.
-    pub async fn delete(&self, object: &Value) {
-        let _ = self.api(object).delete(object["metadata"]["name"].as_str().unwrap(), &DeleteParams::default()).await;
-    }
-
     /// A Secret of text.
     pub async fn secret(&self, name: &str, data: Value) {
         self.apply(json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name }, "stringData": data }))
@@ -111,7 +106,11 @@ impl World {
 
     /// A policy as it is now.
     pub async fn read_policy(&self, name: &str) -> DynamicObject {
-        self.api(&policy(name, &json!({}))).get(name).await.unwrap()
+        self.policies().get(name).await.unwrap()
+    }
+
+    pub fn policies(&self) -> Api<DynamicObject> {
+        self.api(&policy("", &json!({})))
     }
 
     pub fn pods(&self) -> Api<Pod> {
@@ -217,6 +216,19 @@ impl Drop for World {
             }
         }
         let _ = self.node.try_kubectl(&["delete", "namespace", &self.namespace, "--wait=false"]);
+    }
+}
+
+/// Asks again and again until it is so.
+#[track_caller]
+pub fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) -> impl Future<Output = ()> {
+    let caller = Location::caller();
+    async move {
+        let end = Instant::now() + PATIENCE;
+        while !done().await {
+            assert!(Instant::now() < end, "{caller}: in vain: {what}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 }
 
