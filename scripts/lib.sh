@@ -104,8 +104,18 @@ commit() {
   [ -z "$(git status --porcelain -- src build.rs Cargo.toml Cargo.lock)" ] && echo "${id:0:12}" || echo "${id:0:12}-changed"
 }
 
-# static_build [ARCH]: from here on cargo (which must be in PATH) builds static programs, with nothing in them of where the
-# sources lie, for `--profile e2e` and `--profile release`.
+# cross_build ARCH TRIPLE: what another architecture takes: Debian's compiler and C library, and Rust's standard library.
+cross_build() {
+  local arch=$1 triple=$2 tool=${2/-unknown/} upper=${2^^}
+  need "$tool-gcc" "gcc-${tool//_/-}" "libc6-dev-$arch-cross"
+  if [ ! -d "$(rustc --print sysroot)/lib/rustlib/$triple/lib" ]; then
+    command -v rustup >/dev/null && rustup target add "$triple" ||
+      die "this Rust has no standard library for $triple: rustup target add $triple, or build on a machine of that architecture"
+  fi
+  export "CARGO_TARGET_${upper//-/_}_LINKER=$tool-gcc" "CC_${triple//-/_}=$tool-gcc" "AR_${triple//-/_}=$tool-ar"
+}
+
+# static_build [ARCH]: from here on cargo (which must be in PATH) builds static programs, with `--profile e2e` and `--profile release`.
 static_build() {
   local arch=${1:-$(machine_arch)} triple flags='' cflags='' map
   triple=$(case $arch in amd64) echo x86_64 ;; arm64) echo aarch64 ;; *) die "amd64 or arm64, not $arch" ;; esac)-unknown-linux-gnu
@@ -113,9 +123,10 @@ static_build() {
   # glibc's own resolver is part of a static program since 2.34; older ones look for files that an empty image does not have.
   local glibc; glibc=$(getconf GNU_LIBC_VERSION | cut -d' ' -f2)
   [ "$(printf '2.34\n%s\n' "$glibc" | sort -V | head -n 1)" = 2.34 ] || die "a static binary that resolves names takes glibc 2.34 or later; this is $glibc"
-  # Of several that match, the last one holds.
+  # The crate's own paths are relative, but for the folder of the build, which only the debug information names: it is not mapped,
+  # so that clones in different places can share what cargo has built. The image has no debug information.
   flags=$'-C\x1ftarget-feature=+crt-static'
-  for map in "$PWD=/poolkeeper" "$(realpath -m "${CARGO_TARGET_DIR:-target}")=/target" "${CARGO_HOME:-$HOME/.cargo}=/cargo" "$(rustc --print sysroot)=/rust"; do
+  for map in "${CARGO_HOME:-$HOME/.cargo}=/cargo" "$(rustc --print sysroot)=/rust"; do
     flags+=$'\x1f'"--remap-path-prefix=$map"
     cflags+=" -ffile-prefix-map=$map"
   done
