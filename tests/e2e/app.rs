@@ -106,7 +106,8 @@ impl Load {
         async move {
             let mut done = 0;
             for pod in &self.pods {
-                let counted = counters(pod).await.unwrap_or_else(|| panic!("{caller}: {} says nothing", pod.name_any()));
+                let counted =
+                    counters(pod).await.unwrap_or_else(|| panic!("{caller}: {} says nothing", pod.name_any()));
                 assert_eq!(counted["failed"], 0, "{caller}: {}: {counted:#}", pod.name_any());
                 done += counted["done"].as_u64().unwrap();
             }

@@ -2,7 +2,7 @@
 //! an app with an ordinary driver under load, and a PostgreSQL outside of the cluster.
 //!
 //! All tests share one node. Most run side by side, each in a namespace of its own; those that take the operator away have it for
-//! themselves. Where there is no root or no namespaces they are skipped, and say so; in CI (`CI=true`) that is a failure.
+//! themselves. Where there is no root or no namespaces they are skipped, and say so; with `POOLKEEPER_E2E=required` they fail.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -16,6 +16,7 @@ mod endings;
 mod node;
 mod operators;
 mod policies;
+mod rotation;
 mod shapes;
 mod trouble;
 mod world;

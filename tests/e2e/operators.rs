@@ -63,7 +63,10 @@ async fn operators_come_and_go() {
     eventually("another leads", async || world.leader().await.is_some_and(|leader| leader != was)).await;
     let led = killed.elapsed();
     world.resized(&database, 7).await;
-    eprintln!("both operators killed: another leads after {led:.1?}, a change is programmed after {:.1?}", killed.elapsed());
+    eprintln!(
+        "both operators killed: another leads after {led:.1?}, a change is programmed after {:.1?}",
+        killed.elapsed()
+    );
     load.advance(20).await;
     load.unharmed().await;
 
@@ -147,7 +150,9 @@ async fn the_chart_is_upgraded_and_uninstalled_under_load() {
     load.advance(20).await;
     assert_eq!(watched.stop().await, [] as [String; 0], "Programmed was never lowered");
     world.resized(&database, 7).await;
-    let images = |pod: &k8s_openapi::api::core::v1::Pod| pod.spec.clone().unwrap().init_containers.unwrap_or_default()[0].image.clone().unwrap();
+    let images = |pod: &k8s_openapi::api::core::v1::Pod| {
+        pod.spec.clone().unwrap().init_containers.unwrap_or_default()[0].image.clone().unwrap()
+    };
     assert!(load.pods.iter().all(|pod| !images(pod).ends_with(&next)), "old sidecars were left running");
     world.apply(deployment("orders", 3, &[])).await;
     let pods = world.until_ready("orders", 3).await;
@@ -156,7 +161,11 @@ async fn the_chart_is_upgraded_and_uninstalled_under_load() {
     load.unharmed().await;
 
     world.node.helm(&["uninstall", HOME, "--namespace", HOME, "--wait", "--timeout", "3m"]);
-    for gone in ["mutatingwebhookconfiguration/poolkeeper", "clusterrole/poolkeeper-operator", "clusterrolebinding/poolkeeper-operator"] {
+    for gone in [
+        "mutatingwebhookconfiguration/poolkeeper",
+        "clusterrole/poolkeeper-operator",
+        "clusterrolebinding/poolkeeper-operator",
+    ] {
         assert!(!world.node.try_kubectl(&["get", gone]).status.success(), "{gone} is left");
     }
     let left = world.node.kubectl(&["get", "deployments,services,serviceaccounts,roles", "-n", HOME, "-o", "name"]);
@@ -168,7 +177,12 @@ async fn the_chart_is_upgraded_and_uninstalled_under_load() {
 
     // All of it.
     world.node.helm(&["uninstall", HOME, "--namespace", HOME, "--wait", "--timeout", "3m"]);
-    world.node.kubectl(&["delete", "crd/dbpoolpolicies.poolkeeper.dev", &format!("namespace/{HOME}"), "--timeout=120s"]);
+    world.node.kubectl(&[
+        "delete",
+        "crd/dbpoolpolicies.poolkeeper.dev",
+        &format!("namespace/{HOME}"),
+        "--timeout=120s",
+    ]);
     let done = Load::of(pods).await.unharmed().await;
     eprintln!("0 of {done} transactions failed");
     world.node.install();

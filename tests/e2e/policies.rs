@@ -24,7 +24,9 @@ async fn two_policies_on_one_pod_and_a_third_in_conflict() {
     let pools = async || {
         let status = world.sidecar(pod).await;
         let all = status["pools"].as_array().unwrap().iter();
-        let mut names: Vec<_> = all.map(|pool| format!("{}:{}", pool["database"].as_str().unwrap(), pool["policy"].as_str().unwrap())).collect();
+        let mut names: Vec<_> = all
+            .map(|pool| format!("{}:{}", pool["database"].as_str().unwrap(), pool["policy"].as_str().unwrap()))
+            .collect();
         names.sort();
         names
     };
@@ -84,7 +86,8 @@ async fn a_namespace_asks_a_pod_declines_and_a_policy_comes_later() {
 async fn the_network_policy_is_one_to_the_api_server() {
     let Some(world) = World::new().await else { return };
     let chart = root("charts/poolkeeper");
-    let template = ["template", "poolkeeper", chart.to_str().unwrap(), "-n", "poolkeeper", "--set", "networkPolicy.enabled=true"];
+    let template =
+        ["template", "poolkeeper", chart.to_str().unwrap(), "-n", "poolkeeper", "--set", "networkPolicy.enabled=true"];
     let rendered = world.node.helm(&[template.as_slice(), &["--show-only", "templates/networkpolicy.yaml"]].concat());
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), rendered).unwrap();

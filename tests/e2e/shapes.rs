@@ -19,7 +19,10 @@ fn shapes() -> Vec<(&'static str, Value)> {
     vec![
         shape("host-network", &|pod| {
             pod["spec"]["hostNetwork"] = json!(true);
-            pod["spec"]["containers"][0]["env"].as_array_mut().unwrap().push(json!({ "name": "LISTEN", "value": "0.0.0.0:18080" }));
+            pod["spec"]["containers"][0]["env"]
+                .as_array_mut()
+                .unwrap()
+                .push(json!({ "name": "LISTEN", "value": "0.0.0.0:18080" }));
             pod["spec"]["containers"][0]["readinessProbe"]["httpGet"]["port"] = json!(18080);
         }),
         shape("root", &|pod| {
@@ -34,7 +37,10 @@ fn shapes() -> Vec<(&'static str, Value)> {
             second["name"] = json!("second");
             second["readinessProbe"]["httpGet"]["port"] = json!(8081);
             let more = [("LISTEN", "0.0.0.0:8081"), ("HOSTNAME", "second")];
-            second["env"].as_array_mut().unwrap().extend(more.map(|(name, value)| json!({ "name": name, "value": value })));
+            second["env"]
+                .as_array_mut()
+                .unwrap()
+                .extend(more.map(|(name, value)| json!({ "name": name, "value": value })));
             pod["spec"]["containers"].as_array_mut().unwrap().push(second);
         }),
     ]

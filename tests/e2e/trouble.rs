@@ -93,7 +93,8 @@ async fn trouble_with_the_database_is_named_and_mended() {
     database.postgres.stop();
     world.until_pod(&name, "PoolHealthy=False/NoBackend").await;
     unready(&world).await;
-    eventually("nothing healthy", async || world.read_policy("orders").await.data["status"]["pods"]["healthy"] == 0).await;
+    eventually("nothing healthy", async || world.read_policy("orders").await.data["status"]["pods"]["healthy"] == 0)
+        .await;
     world.until("orders", &["Ready=True/Ready", "Programmed=True/AllPodsApplied"]).await;
     database.postgres.start_again();
     healthy(&world, &name).await;
@@ -102,7 +103,9 @@ async fn trouble_with_the_database_is_named_and_mended() {
     let superuser = Connect::unix(&database.postgres.socket()).user(ADMIN).database(NAME);
     let (mut admin, mut others) = (superuser.open().unwrap(), vec![]);
     eventually("no place is left", async || {
-        admin.query(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{USER}'")).unwrap();
+        admin
+            .query(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{USER}'"))
+            .unwrap();
         while let Ok(other) = superuser.open() {
             others.push(other);
         }

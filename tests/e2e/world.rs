@@ -257,8 +257,7 @@ pub async fn ask(pod: &Pod, port: u16, method: &str, path: &str, body: &str) -> 
     let address = address.ok_or_else(|| std::io::Error::other("no address yet"))?;
     let talk = async {
         let mut stream = TcpStream::connect((address.as_str(), port)).await?;
-        let request =
-            format!("{method} {path} HTTP/1.0\r\nhost: pod\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let request = format!("{method} {path} HTTP/1.0\r\nhost: pod\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
