@@ -19,10 +19,10 @@ fn shapes() -> Vec<(&'static str, Value)> {
     vec![
         shape("host-network", &|pod| {
             pod["spec"]["hostNetwork"] = json!(true);
-            pod["spec"]["containers"][0]["env"]
-                .as_array_mut()
-                .unwrap()
-                .push(json!({ "name": "LISTEN", "value": "0.0.0.0:18080" }));
+            // Its host's name would be the node's.
+            let more = [("LISTEN", "0.0.0.0:18080"), ("HOSTNAME", "host-network")];
+            let environment = pod["spec"]["containers"][0]["env"].as_array_mut().unwrap();
+            environment.extend(more.map(|(name, value)| json!({ "name": name, "value": value })));
             pod["spec"]["containers"][0]["readinessProbe"]["httpGet"]["port"] = json!(18080);
         }),
         shape("root", &|pod| {
