@@ -3,6 +3,7 @@
 import time
 
 from lab.process import wait_for
+from shop import patch
 
 
 def play(shop, database, table, pace):
@@ -16,6 +17,11 @@ def play(shop, database, table, pace):
     return effects
 
 
+def command(pool):
+    """What a user would type."""
+    return "kubectl " + " ".join(word if word.startswith("-") or word.isalnum() else f"'{word}'" for word in patch(pool))
+
+
 class Stage:
     def __init__(self, shop, database, table, pace):
         self.shop, self.database, self.table, self.pace = shop, database, table, pace
@@ -25,7 +31,7 @@ class Stage:
 
     def change(self, text, pool, seen):
         """Changes the policy; seconds until programmed, and until `seen()` is true."""
-        self.table.say(f"\n$ kubectl patch dbpool orders … {pool}    # {text}")
+        self.table.say(f"\n==> {text}\n$ {command(pool)}")
         began = time.monotonic()
         generation = self.shop.change(pool)
         times = {}
@@ -38,7 +44,7 @@ class Stage:
         return times["programmed"], times["seen"]
 
     def shrink(self):
-        times = self.change("three connections a pod: clients wait in order, none fails", {"size": 3, "maxOverflow": 0}, lambda: self.database.servers() <= 9)
+        times = self.change("three connections a pod: clients wait, in order, and none fails", {"size": 3, "maxOverflow": 0}, lambda: self.database.servers() <= 9)
         return ("20/10 → 3/0 a pod", *times, "PostgreSQL counts 9 connections")
 
     def grow(self):
@@ -51,7 +57,7 @@ class Stage:
         return ("recycle: 1h → 2s", *times, "every connection at PostgreSQL is new")
 
     def mistake(self):
-        self.table.say("\n$ kubectl patch dbpool orders … {'size': -3}    # a mistake")
+        self.table.say(f"\n==> a mistake\n$ {command({'size': -3})}")
         began = time.monotonic()
         try:
             self.shop.change({"size": -3})
@@ -62,7 +68,7 @@ class Stage:
         raise RuntimeError("a size of -3 was taken")
 
     def without_operator(self):
-        self.table.say("\n$ kubectl delete pods -n poolkeeper --all --force    # the operator, both replicas")
+        self.table.say("\n==> the operator is killed, both replicas\n$ kubectl delete pods -n poolkeeper --all --force --grace-period=0")
         before = self.shop.counters()["done"]
         began = time.monotonic()
         self.shop.kubectl("delete", "pods", "-n", "poolkeeper", "--all", "--force", "--grace-period=0")

@@ -33,6 +33,11 @@ WATCHED = (
 )
 
 
+def patch(pool):
+    """kubectl's arguments for a change of the pool."""
+    return ["patch", "dbpool", "orders", "-n", "shop", "--type=merge", "-p", json.dumps({"spec": {"pool": pool}})]
+
+
 class Shop:
     def __init__(self, kubectl):
         self.kubectl = kubectl
@@ -82,8 +87,7 @@ class Shop:
 
     def change(self, pool):
         """Changes the policy as a user would; the new generation."""
-        patch = json.dumps({"spec": {"pool": pool}})
-        self.kubectl("patch", "dbpool", "orders", "-n", "shop", "--type=merge", "-p", patch)
+        self.kubectl(*patch(pool))
         return int(self.kubectl("get", "dbpool", "orders", "-n", "shop", "-o", "jsonpath={.metadata.generation}"))
 
     def restarts(self):

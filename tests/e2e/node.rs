@@ -64,9 +64,6 @@ impl Node {
     fn start() -> Self {
         let began = Instant::now();
         let mut build = Command::new(root("tests/e2e/images"));
-        if std::env::var_os("POOLKEEPER_E2E_DEV").is_some() {
-            build.arg("--dev");
-        }
         // What cargo says to its tests would have a cargo in there build much anew.
         for (name, _) in
             std::env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_") || CARGOS.contains(&&**name))
