@@ -15,6 +15,7 @@ pub mod keeper;
 pub mod leader;
 pub mod metrics;
 pub mod options;
+pub mod overview;
 pub mod pod;
 pub mod queue;
 pub mod reconcile;
