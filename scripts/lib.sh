@@ -90,3 +90,6 @@ postgres_bin() {
   [ -n "$found" ] || found=$(command -v initdb || true)
   [ -z "$found" ] || dirname "$(readlink -f "$found")"
 }
+
+# Prints a Chromium without a screen, if there is one.
+browser() { command -v chromium-headless-shell || command -v chromium || command -v google-chrome; }

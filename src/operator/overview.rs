@@ -90,11 +90,14 @@ impl Overview {
                 metrics.conditions.get_or_create(&labels).set(1);
             }
             let PodsStatus { matched, applied, healthy, restart_required, .. } = line.pods;
-            let states =
-                [("matched", matched), ("applied", applied), ("healthy", healthy), ("restart_required", restart_required)];
+            let states = [
+                ("matched", matched),
+                ("applied", applied),
+                ("healthy", healthy),
+                ("restart_required", restart_required),
+            ];
             for (state, count) in states {
-                let labels =
-                    PolicyPods { policy_namespace: policy_namespace.clone(), policy: policy.clone(), state };
+                let labels = PolicyPods { policy_namespace: policy_namespace.clone(), policy: policy.clone(), state };
                 metrics.pods.get_or_create(&labels).set(count.into());
             }
         }
