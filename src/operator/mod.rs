@@ -21,6 +21,7 @@ pub mod pod;
 pub mod queue;
 pub mod reconcile;
 pub mod reports;
+pub mod rotation;
 mod run;
 pub mod selector;
 pub mod state;

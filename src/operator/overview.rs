@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use super::index::Key;
 use super::metrics::{Metrics, PolicyCondition, PolicyPods};
 use super::state::State;
-use crate::api::conditions::{ACCEPTED, Holds, PROGRAMMED, READY, RESOLVED_REFS, Reason};
+use crate::api::conditions::{ACCEPTED, CREDENTIALS_ROTATED, Holds, PROGRAMMED, READY, RESOLVED_REFS, Reason};
 use crate::api::v1alpha1::{DbPoolPolicyStatus, PodsStatus, PoolStatus};
 
 /// The operator at one moment.
@@ -30,7 +30,7 @@ pub struct PolicyLine {
     pub key: Key,
     /// Its generation.
     pub generation: i64,
-    /// Accepted, ResolvedRefs, Programmed and Ready, in this order.
+    /// Accepted, ResolvedRefs, Programmed and Ready, in this order; CredentialsRotated while credentials change.
     pub conditions: Vec<Shown>,
     /// Its pods.
     pub pods: PodsStatus,
@@ -111,25 +111,25 @@ impl PolicyLine {
         let all = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
         let shown = |condition: &'static str| {
             let is_this = |c: &&Condition| c.type_ == condition && c.observed_generation == Some(generation);
-            match all.iter().find(is_this) {
-                Some(found) => Shown {
-                    condition,
-                    status: found.status.clone(),
-                    reason: found.reason.clone(),
-                    message: found.message.clone(),
-                },
-                None => Shown {
-                    condition,
-                    status: Holds::Unknown.name().into(),
-                    reason: Reason::Pending.name().into(),
-                    message: format!("nothing is written of generation {generation} yet"),
-                },
-            }
+            all.iter().find(is_this).map(|found| Shown {
+                condition,
+                status: found.status.clone(),
+                reason: found.reason.clone(),
+                message: found.message.clone(),
+            })
         };
+        let unknown = |condition: &'static str| Shown {
+            condition,
+            status: Holds::Unknown.name().into(),
+            reason: Reason::Pending.name().into(),
+            message: format!("nothing is written of generation {generation} yet"),
+        };
+        let always =
+            [ACCEPTED, RESOLVED_REFS, PROGRAMMED, READY].map(|name| shown(name).unwrap_or_else(|| unknown(name)));
         Self {
             key,
             generation,
-            conditions: [ACCEPTED, RESOLVED_REFS, PROGRAMMED, READY].map(shown).to_vec(),
+            conditions: always.into_iter().chain(shown(CREDENTIALS_ROTATED)).collect(),
             pods: status.and_then(|status| status.pods.clone()).unwrap_or_default(),
             pool: status.and_then(|status| status.pool.clone()),
         }

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use maud::{Markup, html};
 
 use super::overview::{Overview, PolicyLine, Shown};
-use crate::api::conditions::{Holds, READY};
+use crate::api::conditions::{ACCEPTED, CREDENTIALS_ROTATED, Holds, PROGRAMMED, READY, RESOLVED_REFS};
 use crate::contract::{BAND, Band};
 use crate::page::{Tone, fact, pill, plain, span};
 
@@ -120,7 +120,7 @@ fn row(line: &PolicyLine) -> Markup {
     html! {
         tr {
             td { b { (plain(&line.key.name)) } small { (plain(&line.key.namespace)) ", generation " (line.generation) } }
-            @for shown in line.condition(READY).into_iter().chain(line.conditions.iter().filter(|shown| shown.condition != READY)) {
+            @for shown in [READY, ACCEPTED, RESOLVED_REFS, PROGRAMMED].iter().filter_map(|name| line.condition(name)) {
                 td { (condition(shown)) }
             }
             td class="number" { span class=(if behind { "warn" } else { "" }) { (pods.applied) "/" (pods.matched) } }
@@ -133,6 +133,9 @@ fn row(line: &PolicyLine) -> Markup {
         }
         @if let Some(why) = line.condition(READY).filter(|ready| ready.status != Holds::True.name()) {
             tr { td colspan="9" { small { (plain(&why.message)) } } }
+        }
+        @if let Some(rotation) = line.condition(CREDENTIALS_ROTATED) {
+            tr { td colspan="9" { small { "Credentials are being rotated (" (plain(&rotation.reason)) "): " (plain(&rotation.message)) } } }
         }
     }
 }
@@ -190,6 +193,7 @@ mod tests {
                 shown("ResolvedRefs", "Unknown", "Pending", "nobody has looked"),
                 shown("Programmed", ready, "PodsRejected", "pod a says no"),
                 shown("Ready", ready, "PodsRejected", "Programmed: refused by a"),
+                shown("CredentialsRotated", "False", "SecretNotReadByAll", "not read by b yet"),
             ],
             pods: PodsStatus { matched: 3, applied: 2, healthy: 3, restart_required: 0, summary: "2/3".into() },
             pool: Some(PoolStatus {
@@ -226,6 +230,7 @@ mod tests {
             "False: PodsRejected",
             "Unknown: Pending",
             "Programmed: refused by a",
+            "(SecretNotReadByAll): not read by b yet",
             "2/3",
             "85 %, above 80 %",
             "365 d left",
