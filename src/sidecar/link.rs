@@ -174,7 +174,8 @@ impl Link {
         let name = self.options.server_name.as_ref().unwrap_or(host);
         let name = ServerName::try_from(name.clone()).map_err(|_| LinkError::Name(name.clone()))?;
         let reached = timeout(REACH, TcpStream::connect((host.as_str(), *port))).await;
-        let stream = reached.map_err(|_| LinkError::Late("reaching the operator", REACH))?.map_err(LinkError::Connect)?;
+        let stream =
+            reached.map_err(|_| LinkError::Late("reaching the operator", REACH))?.map_err(LinkError::Connect)?;
         stream.set_nodelay(true).map_err(LinkError::Connect)?;
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(LinkError::Tls)
     }
