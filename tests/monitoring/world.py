@@ -78,7 +78,8 @@ class World:
 
     def prepare(self):
         """What is shipped, a namespace, two policies (nobody answers for the second's database) and their pod."""
-        self.kubectl("apply", "--server-side", "-f", f"{ROOT}/crds", "-f", f"{ROOT}/deploy/rbac.yaml", "-f", f"{ROOT}/deploy/services.yaml")
+        for shipped in ("deploy/namespace.yaml", "crds", "deploy/rbac.yaml", "deploy/services.yaml"):
+            self.kubectl("apply", "--server-side", "-f", f"{ROOT}/{shipped}")
         self.kubectl("wait", "--for=condition=Established", "crd/dbpoolpolicies.poolkeeper.dev", "--timeout=30s")
         pod = {
             "apiVersion": "v1",
