@@ -190,10 +190,14 @@ impl Index {
             .unwrap_or_default()
     }
 
-    /// Every policy.
+    /// Every policy, ordered by namespace and name.
+    pub fn all_policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.namespaces.values().flat_map(|namespace| namespace.policies.values())
+    }
+
+    /// The key of every policy.
     pub fn policy_keys(&self) -> Vec<Key> {
-        let all = self.namespaces.values().flat_map(|namespace| namespace.policies.values());
-        all.map(|policy| policy.key.clone()).collect()
+        self.all_policies().map(|policy| policy.key.clone()).collect()
     }
 
     /// Every pod.
@@ -319,6 +323,6 @@ fn clash(older: &Policy, newer: &Policy) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub use outlook::{Outlook, Withheld};
