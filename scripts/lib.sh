@@ -91,6 +91,9 @@ postgres_bin() {
   [ -z "$found" ] || dirname "$(readlink -f "$found")"
 }
 
+# Prints a Chromium without a screen, if there is one.
+browser() { command -v chromium-headless-shell || command -v chromium || command -v google-chrome; }
+
 # machine_arch: this machine's architecture by the name that images have for it.
 machine_arch() {
   case $(uname -m) in x86_64) echo amd64 ;; aarch64 | arm64) echo arm64 ;; *) die "no image for $(uname -m): amd64 and arm64 only" ;; esac

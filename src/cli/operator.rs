@@ -31,7 +31,7 @@ pub struct Args {
     /// Address of the sidecars' streams (TLS).
     #[arg(long, value_name = "ADDR", env = "POOLKEEPER_STREAM", default_value = "0.0.0.0:9443")]
     stream: SocketAddr,
-    /// Address of the HTTP endpoints: /livez /readyz /metrics.
+    /// Address of the HTTP endpoints: / (for people) /livez /readyz /metrics.
     #[arg(long, value_name = "ADDR", env = "POOLKEEPER_OPERATOR_HTTP", default_value = "0.0.0.0:9432")]
     http: SocketAddr,
     /// Address and port at which sidecars reach this replica's streams: the pod's. While it leads, it writes it into the

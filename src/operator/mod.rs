@@ -15,6 +15,8 @@ pub mod keeper;
 pub mod leader;
 pub mod metrics;
 pub mod options;
+pub mod overview;
+pub mod page;
 pub mod pod;
 pub mod queue;
 pub mod reconcile;

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::PodCondition;
 
 use super::index::{Index, Key};
 use super::metrics::{Kind, Metrics};
+use super::overview::Overview;
 use super::queue::{Item, Queue};
 use super::reports::Reports;
 use crate::api::conditions::Reason;
@@ -152,6 +153,7 @@ impl State {
         };
         gauge("policy", policies);
         gauge("pod", pods);
+        Overview::of(self).count(&self.metrics);
         self.metrics.streams.set(i64::try_from(self.reports().streams()).unwrap_or(i64::MAX));
     }
 }
