@@ -323,6 +323,6 @@ fn clash(older: &Policy, newer: &Policy) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub use outlook::{Outlook, Withheld};

@@ -114,7 +114,7 @@ impl Reconciler {
 
     async fn policy(&self, key: &Key) -> Result<Option<Duration>, WriteError> {
         let now = Instant::now();
-        let Some(view) = self.state.index().policy(key) else { return Ok(None) };
+        let Some(view) = self.state.policy(key) else { return Ok(None) };
         let (uid, generation) = (view.policy.uid.clone(), view.policy.generation);
         let (facts, until) = self.facts(&view, now);
         let Previous { status: previous, numbers_due, class_due, unsure } = self.previous(&uid, generation, now);
