@@ -65,6 +65,17 @@ struct Hints {
     touched: Option<Box<Touched>>,
 }
 
+/// How far a change of what sessions begin with has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Defaults {
+    #[default]
+    Kept,
+    /// A text that may change them was sent.
+    Named,
+    /// It has completed; the transaction may still be open.
+    Changed,
+}
+
 /// One client's session.
 #[derive(Debug, Default)]
 pub struct Mine {
@@ -91,9 +102,30 @@ pub struct Mine {
     pub name_was_reset: bool,
     /// Custom settings that it has set at any time, be it for a transaction.
     pub customs: Customs,
+    defaults: Defaults,
 }
 
 impl Mine {
+    /// Nothing of what was taken of the client has run, and it is taken again for another server.
+    pub fn begin_again(&mut self) {
+        self.hints = Hints::default();
+        self.sets = false;
+        self.has_prepared = false;
+        self.defaults = Defaults::Kept;
+    }
+
+    /// A command has completed that changes what sessions begin with, if its text is one of those.
+    pub fn changed_defaults(&mut self) {
+        if self.defaults == Defaults::Named {
+            self.defaults = Defaults::Changed;
+        }
+    }
+
+    /// Whether what sessions begin with was changed by the transaction that has ended; forgotten when asked.
+    pub fn take_defaults_changed(&mut self) -> bool {
+        std::mem::take(&mut self.defaults) == Defaults::Changed
+    }
+
     /// What binds the client to its server, if anything does.
     pub fn pin(&self) -> Option<Pin> {
         self.hard.or(self.bound)
@@ -113,12 +145,15 @@ impl Mine {
     /// A text is sent, or a statement with that text is run.
     pub fn note(&mut self, scan: Scan) {
         self.sets |= scan.sets;
-        self.touches |= scan.touches && !rule::off(Rule::ListedWords);
+        self.touches |= scan.touches && !rule::off(Rule::Listed);
         self.varied |= !scan.constant;
         self.hints.calls |= scan.calls;
         self.hints.asks = self.hints.asks.and(scan.asks);
         self.hints.frees = self.hints.frees.and(scan.frees);
         self.has_prepared |= scan.prepares;
+        if scan.defaults && self.defaults == Defaults::Kept {
+            self.defaults = Defaults::Named;
+        }
         if let Some(pin) = scan.pin {
             self.keep(pin);
         }
@@ -134,7 +169,7 @@ impl Mine {
     /// A command has completed.
     pub fn note_tag(&mut self, tag: Tag) {
         self.hints.asks = self.hints.asks.and(tag.asks);
-        self.touches |= tag.touches && !rule::off(Rule::ListedTags);
+        self.touches |= tag.touches && !rule::off(Rule::Listed);
         self.varied |= tag.touches;
     }
 

@@ -11,6 +11,7 @@ pub mod egress;
 pub mod give_back;
 pub mod ingress;
 pub mod relay;
+pub mod retry;
 
 #[cfg(test)]
 mod tests;
@@ -68,6 +69,8 @@ struct Serving {
     set: StartupSet,
     /// Its `application_name`; none for the health query, which takes servers as they are.
     application: Option<Box<str>>,
+    /// The same, if it was too long, as it came: until the client was told.
+    cut: Option<Box<str>>,
     client: Client,
 }
 
@@ -366,6 +369,7 @@ impl Serving {
             max_buffered: policy.listen.max_buffered,
             application: self.application.as_deref(),
             prepares: self.database.catalog.prepares(),
+            disconnect: self.database.catalog.disconnect(),
             client: self.client.shared.pid,
             statements: &self.database.statements,
             stats: elsewhere.unwrap_or(&self.database.workers[self.worker.number]),
@@ -390,9 +394,9 @@ impl Serving {
             leaving: false,
         };
         let end = poll_fn(|cx| relay.poll(cx)).await;
-        // Nothing of the client has gone to it: another server will do.
-        let end = if matches!(end, End::Unready(_)) && !relay.used { End::Another } else { end };
-        (end, relay.now())
+        // Nothing of the client has run on it: another server will do.
+        let again = matches!(end, End::Unready(_)) && (!relay.used || relay.take_back());
+        (if again { End::Another } else { end }, relay.now())
     }
 
     /// Client and server part for good: the client is told why, the server is reset or closed.
@@ -462,8 +466,10 @@ impl Serving {
         let clients: &Arc<Clients> = &worker.registered.clients;
         let shared = clients.add(new, key, Instant::now());
         let client = Client::new(login.stream, &login.early, Ingress::new(mode), shared);
-        let application = Some(printable(login.set.get(APPLICATION).unwrap_or_default()));
-        Some(Self { worker, database, settings, mode, care, set: login.set.without(APPLICATION), application, client })
+        let name = login.set.get(APPLICATION).unwrap_or_default();
+        let (application, cut) = (Some(printable(name)), (name.len() > NAME).then(|| name.into()));
+        let set = login.set.without(APPLICATION);
+        Some(Self { worker, database, settings, mode, care, set, application, cut, client })
     }
 
     /// Completes the login: tells the client about the sessions it will use, its cancel key, and that it may begin.
@@ -480,7 +486,14 @@ impl Serving {
     fn begin(&mut self, parameters: &[u8]) {
         let record = Arc::clone(self.client.record());
         let application = &self.application;
+        let cut = self.cut.take();
         self.client.say(|out| {
+            if let Some(long) = cut {
+                let short = long.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= NAME).last();
+                let short = &long[..short.unwrap_or(0)];
+                let text = format!("identifier \"{long}\" will be truncated to \"{short}\"");
+                message::notice_response(out, "42622", &text);
+            }
             out.extend_from_slice(parameters);
             message::parameter_status(out, APPLICATION, application.as_deref().unwrap_or_default());
             message::backend_key_data(out, record.pid, record.key());

@@ -17,6 +17,7 @@ impl Ingress {
     /// # Errors
     /// If the system has no random bytes.
     pub fn enter(&mut self, turn: &mut Turn<'_>) -> Result<bool, getrandom::Error> {
+        self.own_names = false;
         let Some(startup_name) = turn.rules.application else { return Ok(true) };
         let (rules, server) = (turn.rules, &mut turn.server);
         let label = &self.mine.label;
@@ -35,13 +36,13 @@ impl Ingress {
                 let (session, exchange) = (&mut *server.session, &mut *server.exchange);
                 let mut sent = Ok(());
                 let statements = rules.prepares && session.sql_prepared && !rule::off(Rule::SqlPrepared);
-                let much = scrub.then_some(if statements { Scrub::Statements } else { Scrub::Session });
+                let much = scrub.then_some(Scrub { statements, disconnect: rules.disconnect.as_deref() });
                 server.out.make(|out| {
                     let name = rename.then_some(name.as_bytes());
                     sent = session.ours.preface(much, label, name, exchange, out);
                 });
                 sent?;
-                if much == Some(Scrub::Statements) {
+                if scrub && statements {
                     session.sql_prepared = false;
                     server.cache.clear();
                 }
