@@ -7,7 +7,7 @@ ifeq ($(CI),true)
 export CARGO_TARGET_DIR ?= $(shell . scripts/lib.sh && echo $$POOLKEEPER_CACHE)/target
 endif
 
-.PHONY: help demo demo-local test drivers bench bench-state bench-operator check lint fmt crd docs mutants fuzz soak isolation-mutations setup clean
+.PHONY: help demo demo-local test drivers bench bench-state bench-operator check lint fmt crd deploy image docs mutants fuzz soak isolation-mutations setup clean
 
 help: ## this list
 	@echo "Poolkeeper: a PostgreSQL pooler whose pool is resized while it serves. Targets:"
@@ -45,6 +45,12 @@ fmt: ## formats the sources
 
 crd: ## writes crds/ from the types
 	@scripts/generate crd
+
+deploy: ## writes deploy/ from the chart (charts/poolkeeper)
+	@scripts/generate deploy
+
+image: ## builds the image: static, in an empty root, below 15 MB (ARCH=arm64, NAME=registry/poolkeeper:tag, PUSH=registry/poolkeeper:tag)
+	@scripts/image $(if $(ARCH),--arch $(ARCH)) $(if $(NAME),--name $(NAME)) $(if $(PUSH),--push $(PUSH))
 
 docs: ## writes the settings' table into the docs and the README from the types
 	@scripts/generate docs

@@ -90,3 +90,46 @@ postgres_bin() {
   [ -n "$found" ] || found=$(command -v initdb || true)
   [ -z "$found" ] || dirname "$(readlink -f "$found")"
 }
+
+# machine_arch: this machine's architecture by the name that images have for it.
+machine_arch() {
+  case $(uname -m) in x86_64) echo amd64 ;; aarch64 | arm64) echo arm64 ;; *) die "no image for $(uname -m): amd64 and arm64 only" ;; esac
+}
+
+# commit: what stands in the binary's version; POOLKEEPER_COMMIT if it is set (for sources without .git).
+commit() {
+  if [ -n "${POOLKEEPER_COMMIT:-}" ]; then echo "$POOLKEEPER_COMMIT"; return; fi
+  local id; id=$(git rev-parse HEAD 2>/dev/null) || { echo unknown; return; }
+  # What the binary is made of is what counts.
+  [ -z "$(git status --porcelain -- src build.rs Cargo.toml Cargo.lock)" ] && echo "${id:0:12}" || echo "${id:0:12}-changed"
+}
+
+# cross_build ARCH TRIPLE: what another architecture takes: Debian's compiler and C library, and Rust's standard library.
+cross_build() {
+  local arch=$1 triple=$2 tool=${2/-unknown/} upper=${2^^}
+  need "$tool-gcc" "gcc-${tool//_/-}" "libc6-dev-$arch-cross"
+  if [ ! -d "$(rustc --print sysroot)/lib/rustlib/$triple/lib" ]; then
+    command -v rustup >/dev/null && rustup target add "$triple" ||
+      die "this Rust has no standard library for $triple: rustup target add $triple, or build on a machine of that architecture"
+  fi
+  export "CARGO_TARGET_${upper//-/_}_LINKER=$tool-gcc" "CC_${triple//-/_}=$tool-gcc" "AR_${triple//-/_}=$tool-ar"
+}
+
+# static_build [ARCH]: from here on cargo (which must be in PATH) builds static programs, with `--profile e2e` and `--profile release`.
+static_build() {
+  local arch=${1:-$(machine_arch)} triple flags='' cflags='' map
+  triple=$(case $arch in amd64) echo x86_64 ;; arm64) echo aarch64 ;; *) die "amd64 or arm64, not $arch" ;; esac)-unknown-linux-gnu
+  [ "$arch" = "$(machine_arch)" ] || cross_build "$arch" "$triple"
+  # glibc's own resolver is part of a static program since 2.34; older ones look for files that an empty image does not have.
+  local glibc; glibc=$(getconf GNU_LIBC_VERSION | cut -d' ' -f2)
+  [ "$(printf '2.34\n%s\n' "$glibc" | sort -V | head -n 1)" = 2.34 ] || die "a static binary that resolves names takes glibc 2.34 or later; this is $glibc"
+  # The crate's own paths are relative, but for the folder of the build, which only the debug information names: it is not mapped,
+  # so that clones in different places can share what cargo has built. The image has no debug information.
+  flags=$'-C\x1ftarget-feature=+crt-static'
+  for map in "${CARGO_HOME:-$HOME/.cargo}=/cargo" "$(rustc --print sysroot)=/rust"; do
+    flags+=$'\x1f'"--remap-path-prefix=$map"
+    cflags+=" -ffile-prefix-map=$map"
+  done
+  export CARGO_BUILD_TARGET=$triple CARGO_ENCODED_RUSTFLAGS=$flags "CFLAGS_${triple//-/_}=$cflags" POOLKEEPER_COMMIT
+  POOLKEEPER_COMMIT=$(commit)
+}

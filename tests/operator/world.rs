@@ -33,7 +33,7 @@ impl World {
         let namespace = server.namespace().await;
         let client = server.client().await;
         // Its rights are those that are shipped, and no others.
-        for manifest in ["deploy/rbac.yaml", "deploy/services.yaml"] {
+        for manifest in ["deploy/namespace.yaml", "deploy/rbac.yaml", "deploy/services.yaml"] {
             let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join(manifest);
             server.kubectl_ok(&["apply", "--server-side", "-f", manifest.to_str().unwrap()]);
         }

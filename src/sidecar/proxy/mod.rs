@@ -71,6 +71,8 @@ struct Serving {
     application: Option<Box<str>>,
     /// The same, if it was too long, as it came: until the client was told.
     cut: Option<Box<str>>,
+    /// The server that it has left in a state that another one would have to be brought to: had again, it costs nothing.
+    last: Option<u64>,
     client: Client,
 }
 
@@ -223,7 +225,7 @@ impl Serving {
         // One that came between the last wait and its lease was for what is over.
         self.client.shared.clear(signal::CANCEL);
         let asked = Instant::now();
-        if let Some(lease) = self.database.pool.checkout_now(&self.set, asked) {
+        if let Some(lease) = self.database.pool.checkout_again(&self.set, self.last, asked) {
             self.stats().acquire.observe(Duration::ZERO);
             return Acquired::Lease(lease, asked);
         }
@@ -309,6 +311,7 @@ impl Serving {
         self.stats().transaction_time.observe(ended.saturating_duration_since(lent));
         if let End::Free = end {
             self.client.shared.set_activity(Activity::Idle);
+            self.client.retry.forget();
             let unwritten = lease.take_unwritten();
             if !unwritten.is_empty() {
                 self.client.say(|out| out.extend_from_slice(&unwritten));
@@ -320,6 +323,7 @@ impl Serving {
             if used == Use::Unproven && catalog.is_incurable() && !rule::off(Rule::Incurable) {
                 used = Use::Incurable;
             }
+            self.last = (used != Use::Harmless || !mine.label.is_plain()).then(|| lease.id());
             lease.session.proof.left(pid, &mine.label, used);
             lease.session.sql_prepared |= used != Use::Harmless;
             give_back::free(&self.database, lease, ended);
@@ -469,7 +473,7 @@ impl Serving {
         let name = login.set.get(APPLICATION).unwrap_or_default();
         let (application, cut) = (Some(printable(name)), (name.len() > NAME).then(|| name.into()));
         let set = login.set.without(APPLICATION);
-        Some(Self { worker, database, settings, mode, care, set, application, cut, client })
+        Some(Self { worker, database, settings, mode, care, set, application, cut, last: None, client })
     }
 
     /// Completes the login: tells the client about the sessions it will use, its cancel key, and that it may begin.

@@ -73,8 +73,8 @@ async fn may(client: &Client, right: Right) -> Vec<(&'static str, bool)> {
 #[tokio::test]
 async fn the_operator_may_do_what_it_must_and_nothing_else() {
     let server = ApiServer::shared();
-    for manifest in manifests("deploy/rbac.yaml").iter().chain(&manifests("deploy/services.yaml")) {
-        apply(server, manifest);
+    for file in ["deploy/namespace.yaml", "deploy/rbac.yaml", "deploy/services.yaml"] {
+        manifests(file).iter().for_each(|manifest| apply(server, manifest));
     }
     let client = server.client().await;
     // RBAC reads its objects by a watch.
