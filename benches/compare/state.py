@@ -17,7 +17,7 @@ from lab.poolkeeper import Poolkeeper as Sidecar  # noqa: E402
 from poolers import DATABASE, PASSWORD, USER  # noqa: E402
 
 NOISY = "noisy"
-CLIENTS, SERVERS, SECONDS, ROUNDS = 32, 4, 3, 7
+CLIENTS, SERVERS, SECONDS, ROUNDS = 32, 4, 3, int(os.environ.get("ROUNDS", "7"))
 
 WRITE = """\\set aid random(1, 500000)
 BEGIN;
@@ -35,7 +35,7 @@ COMMIT;
 LOADS = [
     ("one SELECT", None, "simple"),
     ("read-write transaction", WRITE, "simple"),
-    ("read-write transaction, prepared", WRITE, "prepared"),
+    ("read-write transaction, extended", WRITE, "extended"),
     ("SET LOCAL of a tenant, one SELECT", TENANT, "simple"),
 ]
 

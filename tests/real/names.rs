@@ -35,6 +35,12 @@ fn sql_sees_the_clients_own_names_and_nobody_elses() {
     client.send(&[fe::run("mine", &["2"])]);
     client.expect("2 D:3 C Z:I");
     assert_eq!(client.query("EXPLAIN EXECUTE theirs").unwrap_err().code, "26000");
+    // What is left on the server is nobody else's, nor the client's own once it has closed it.
+    other.send(&[fe::describe("mine"), fe::sync(), fe::run("mine", &["1"])]);
+    other.expect("E:26000 Z:I E:26000 Z:I");
+    assert_eq!(client.value(LIST), "list+mine");
+    client.send(&[fe::close("mine"), fe::sync(), fe::run("mine", &["1"])]);
+    client.expect("3 Z:I E:26000 Z:I");
 }
 
 #[test]

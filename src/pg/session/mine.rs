@@ -103,6 +103,8 @@ pub struct Mine {
     /// Custom settings that it has set at any time, be it for a transaction.
     pub customs: Customs,
     defaults: Defaults,
+    /// It started without an `application_name`.
+    pub nameless: bool,
 }
 
 impl Mine {
@@ -134,6 +136,11 @@ impl Mine {
     /// From now on the client keeps its server until it leaves.
     pub fn keep(&mut self, pin: Pin) {
         self.hard.get_or_insert(pin);
+        self.touches = true;
+    }
+
+    /// Its names for statements of the protocol were left on its server: whoever comes next has it scrubbed.
+    pub fn leaves_names(&mut self) {
         self.touches = true;
     }
 
@@ -178,9 +185,12 @@ impl Mine {
         self.hints.touched.get_or_insert_default()
     }
 
-    /// Whether a text of this transaction sets that setting by name.
-    pub fn sets_by_name(&self, name: &[u8]) -> bool {
-        self.hints.touched.as_deref().is_some_and(|touched| touched.set.iter().any(|known| **known == *name))
+    /// Whether an empty `application_name` is the client's own, and not what its server began with: it started with none, or
+    /// a text of this transaction sets one and none resets it.
+    pub fn may_be_nameless(&self) -> bool {
+        let has_name = |names: &[Box<[u8]>]| names.iter().any(|name| **name == *b"application_name");
+        let sets = |touched: &Touched| has_name(&touched.set) && !touched.all && !has_name(&touched.reset);
+        self.nameless || self.hints.touched.as_deref().is_some_and(sets)
     }
 
     /// The server told of a change of this setting, and no statement said why.
@@ -396,6 +406,20 @@ mod tests {
         mine.note_tag(crate::pg::session::scan::tag(b"DO", false));
         assert_eq!(mine.used(Care::Preserve, true), Use::Unproven);
         assert_eq!(mine.used(Care::Preserve, true), Use::Harmless, "begins anew");
+    }
+
+    #[test]
+    fn an_empty_name_is_the_clients_if_it_has_set_it_or_never_had_one() {
+        let nameless = |texts: &[&str], nameless| {
+            let mut mine = Mine { nameless, ..Mine::default() };
+            texts.iter().for_each(|text| run(&mut mine, text));
+            mine.may_be_nameless()
+        };
+        assert!(nameless(&["set application_name = ''"], false));
+        assert!(!nameless(&["set application_name = 'x'", "reset application_name"], false));
+        assert!(!nameless(&["set application_name = 'x'", "reset all"], false));
+        assert!(!nameless(&["select 1"], false));
+        assert!(nameless(&["reset application_name"], true));
     }
 
     #[test]

@@ -182,6 +182,11 @@ impl Names {
         self.named.iter().find(|(_, statement)| statement.id == id).map(|(name, _)| &**name)
     }
 
+    /// Whether it has no named statement, nor will have when its next message comes.
+    pub fn has_none(&self) -> bool {
+        self.named.is_empty() && !self.pending.iter().any(|change| matches!(change, Change::Add(..)))
+    }
+
     /// Every named statement as the client's next message finds them.
     pub fn all(&self) -> Vec<(Box<[u8]>, Arc<Statement>)> {
         let added = self.pending.iter().filter_map(|change| match change {

@@ -128,8 +128,10 @@ pub struct Scan {
     pub sequence: bool,
     /// It names statements prepared by SQL (PREPARE, EXECUTE, DEALLOCATE, the catalog view).
     pub names_prepared: bool,
-    /// It may name statements that the protocol prepared, or show their names.
+    /// It may name statements that the protocol prepared, or list them.
     pub shows_names: bool,
+    /// It lists what is prepared, whoever did it.
+    pub lists_names: bool,
     /// It changes what sessions begin with (ALTER DATABASE or ROLE … SET).
     pub defaults: bool,
     /// It prepares one by SQL.
@@ -225,6 +227,7 @@ pub fn scan(text: &[u8]) -> Scan {
             "pg_prepared_statement" => {
                 scan.names_prepared = true;
                 scan.shows_names = true;
+                scan.lists_names = true;
             }
             "current_setting" => scan.reads_settings = true,
             "execute" if first_word(text).0.eq_ignore_ascii_case(b"do") => {

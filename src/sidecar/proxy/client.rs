@@ -38,7 +38,7 @@ pub struct Client {
     /// Bytes read and not yet counted.
     pub uncounted: u64,
     /// Bytes taken of it that its server may refuse.
-    pub retry: Retry,
+    pub retry: Option<Box<Retry>>,
     /// Counts it among those that session state binds to a server.
     pub bound: Option<Bound>,
     /// The socket wakes the task known to `shared`: nothing has come since it was asked to.
@@ -79,7 +79,7 @@ impl Client {
             skips_to_sync: false,
             drops: 0,
             uncounted: 0,
-            retry: Retry::default(),
+            retry: None,
             bound: None,
             armed: false,
             told: None,

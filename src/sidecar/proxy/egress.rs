@@ -149,9 +149,7 @@ impl Egress {
             }
             let mut forward = match verdict {
                 // What its server began with is nobody's name: the client's own is set again before its next message.
-                Verdict::Forward if header.tag == b'S' && is_nameless(body) => {
-                    sides.ingress.mine.sets_by_name(b"application_name")
-                }
+                Verdict::Forward if header.tag == b'S' && is_nameless(body) => sides.ingress.mine.may_be_nameless(),
                 Verdict::Parameter => {
                     note_parameter(body, sides);
                     false
@@ -333,7 +331,7 @@ fn completed(body: &[u8], sides: &mut Sides<'_>) {
         sides.cache.clear();
         sides.names.clear();
         sides.session.ours.forget();
-        sides.session.sql_prepared = false;
+        (sides.session.sql_prepared, sides.session.named) = (false, false);
     }
     if tag == b"SET" {
         // TO DEFAULT is one, too. What the client has set itself comes back with the audit.
@@ -351,7 +349,7 @@ fn completed(body: &[u8], sides: &mut Sides<'_>) {
 /// again on another server, as its table has changed. A server that had parsed it before would have said 0A000.
 fn is_of_other_columns(error: &[u8]) -> bool {
     ErrorFields::parse(error).is_some_and(|fields| {
-        fields.code == "08P01" && fields.routine == "exec_bind_message" && fields.message.contains("result formats")
+        fields.code == "08P01" && fields.routine == "PortalSetResultFormat" && fields.message.contains("result formats")
     })
 }
 

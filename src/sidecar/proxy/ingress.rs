@@ -260,7 +260,7 @@ impl Ingress {
         // Also before an audit that asks whether there are any: those of others must not bind this client.
         let meets = scan.names_prepared || scan.calls || scan.asks.has(Asks::PREPARED);
         if scan.shows_names && turn.rules.shares_statements {
-            self.show_names(turn)?;
+            self.show_names(scan.lists_names, turn)?;
         } else if meets && !self.mine.has_prepared && !self.own_names {
             enter::deallocate(turn);
         }

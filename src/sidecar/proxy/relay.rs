@@ -221,7 +221,7 @@ impl Relay<'_> {
         if held && !conn.exchange.has_preface() {
             // Confirmed: what waited for it goes on.
             self.stuck = 0;
-            self.client.retry.forget();
+            self.client.retry = None;
         }
         if readied && !conn.exchange.is_being_readied() {
             // From now on a cancel request can hit only the client's own.
@@ -367,7 +367,7 @@ impl Relay<'_> {
         self.taken = turn.input.taken();
         self.used |= self.taken > 0;
         if conn.exchange.has_preface() {
-            self.client.retry.keep(&self.client.input.bytes()[..self.taken]);
+            self.client.retry.get_or_insert_default().keep(&self.client.input.bytes()[..self.taken]);
         }
         self.client.shared.set_idle(None);
         if conn.to_server.is_empty() {
@@ -395,7 +395,7 @@ impl Relay<'_> {
     /// The server refused to be made the client's, and skipped what came behind: the client's bytes are taken again, once.
     /// False if they are not there any more, or that has failed before.
     pub fn take_back(&mut self) -> bool {
-        let Some(bytes) = self.client.retry.take() else { return false };
+        let Some(bytes) = self.client.retry.as_mut().and_then(|retry| retry.take()) else { return false };
         self.client.input.consume(std::mem::take(&mut self.taken));
         self.client.input.put_back(&bytes);
         self.client.names.forget_pending();

@@ -25,11 +25,6 @@ impl Retry {
         }
     }
 
-    /// The server has confirmed: nothing is sent again.
-    pub fn forget(&mut self) {
-        *self = Self::default();
-    }
-
     /// The bytes, to be sent again: all of them, and once.
     pub fn take(&mut self) -> Option<Vec<u8>> {
         let again = !std::mem::replace(&mut self.spent, true) && !self.incomplete;
@@ -51,12 +46,9 @@ mod tests {
         assert_eq!(retry.take().as_deref(), Some(&b"ab"[..]));
         retry.keep(b"ab");
         assert_eq!(retry.take(), None, "the second server refused it, too");
-        retry.forget();
+        let mut retry = Retry::default();
         retry.keep(b"c");
         retry.keep(&vec![0; MOST]);
         assert_eq!(retry.take(), None, "too long");
-        retry.forget();
-        retry.keep(b"d");
-        assert_eq!(retry.take().as_deref(), Some(&b"d"[..]));
     }
 }

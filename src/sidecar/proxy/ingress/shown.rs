@@ -7,16 +7,23 @@ use crate::pg::message;
 use crate::sidecar::proxy::ingress::enter;
 
 impl Ingress {
-    /// Makes the server know the client's named statements by the client's names, and no other statements.
+    /// Makes the server know the client's named statements by the client's names, and no other statements where they are
+    /// listed.
     ///
     /// # Errors
-    /// If the system has no random bytes.
-    pub(super) fn show_names(&mut self, turn: &mut Turn<'_>) -> Result<(), Stop> {
-        let exchange = &mut *turn.server.exchange;
+    /// If the system has no random bytes; [`Stop::Held`] if that has to wait.
+    pub(super) fn show_names(&mut self, lists: bool, turn: &mut Turn<'_>) -> Result<(), Stop> {
         // In a failed transaction nothing can be prepared, and the client's text fails too.
-        if exchange.status() == b'E' {
+        if turn.server.exchange.status() == b'E' {
             return Ok(());
         }
+        if !lists && (self.own_names || turn.names.has_none()) {
+            if !self.own_names && !self.mine.has_prepared {
+                enter::deallocate(turn);
+            }
+            return Ok(());
+        }
+        let exchange = &mut *turn.server.exchange;
         if turn.first && turn.input.taken() == 0 && exchange.has_preface() {
             // Statements may fail one by one only between batches: the preface is ended and waited for.
             if exchange.has_batch() {
@@ -38,11 +45,17 @@ impl Ingress {
             enter::deallocate(turn);
         }
         // Whoever comes next deallocates what is left here.
-        turn.server.session.sql_prepared = true;
+        self.leave_names(turn);
         if !std::mem::replace(&mut self.own_names, true) {
             name_all(purpose, turn);
         }
         Ok(())
+    }
+
+    /// Names of the client's own are on the server from now on.
+    pub(super) fn leave_names(&mut self, turn: &mut Turn<'_>) {
+        (turn.server.session.sql_prepared, turn.server.session.named) = (true, true);
+        self.mine.leaves_names();
     }
 
     /// Whether the server has the client's named statements under the client's names.

@@ -58,7 +58,7 @@ impl Ingress {
         self.mine.asks_sequences |= statement.scan.sequence;
         turn.names.push(Change::Add(name.into(), Arc::clone(&statement)));
         if self.has_own_names() {
-            turn.server.session.sql_prepared = true;
+            self.leave_names(turn);
             turn.server.exchange.parse_as_named(true);
             return self.forward(total, turn);
         }
