@@ -7,19 +7,26 @@ ifeq ($(CI),true)
 export CARGO_TARGET_DIR ?= $(shell . scripts/lib.sh && echo $$POOLKEEPER_CACHE)/target
 endif
 
-.PHONY: help demo demo-local test drivers bench bench-state bench-operator check lint fmt crd deploy image docs mutants fuzz soak isolation-mutations setup clean
+.PHONY: help demo demo-down demo-local test e2e drivers bench bench-state bench-operator check lint fmt crd deploy image docs mutants fuzz soak isolation-mutations setup clean
 
 help: ## this list
 	@echo "Poolkeeper: a PostgreSQL pooler whose pool is resized while it serves. Targets:"
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/' | while IFS=$$'\t' read -r name text; do printf '  make %-19s %s\n' "$$name" "$$text"; done
 
-demo: demo-local ## the whole thing, shown in about a minute: PostgreSQL, the sidecar, a load, and changes under it
+demo: ## the whole thing on a real Kubernetes: helm install, an app under load, its pools changed while it works (needs root)
+	@demo/cluster/run
 
-demo-local: ## the same without a cluster (until there is one, `make demo` is this)
+demo-down: ## removes what `make demo` started
+	@demo/cluster/down
+
+demo-local: ## the sidecar alone, without a cluster, in about a minute
 	@demo/local/run
 
 test: ## everything that must hold, in stages with a time each (make test STAGES="fmt lint" for some)
 	@scripts/test $(STAGES)
+
+e2e: ## Poolkeeper as it is shipped, on a real Kubernetes node, under load (part of make test; needs root)
+	@scripts/test setup cluster e2e
 
 drivers: ## other people's test suites, directly and through Poolkeeper, writes tests/drivers/README.md (an hour or two; SUITES=pgx,pq COLUMNS=direct,transaction: some)
 	@tests/drivers/run $(if $(SUITES),--suites $(SUITES)) $(if $(COLUMNS),--columns $(COLUMNS))
@@ -38,7 +45,7 @@ check: ## does it compile?
 
 lint: ## clippy, no warning allowed, and formatting
 	@scripts/cargo fmt --check
-	@scripts/cargo clippy --all-targets --locked -- -D warnings
+	@scripts/cargo clippy --all-targets --test e2e --locked -- -D warnings
 
 fmt: ## formats the sources
 	@scripts/cargo fmt

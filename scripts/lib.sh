@@ -91,17 +91,25 @@ postgres_bin() {
   [ -z "$found" ] || dirname "$(readlink -f "$found")"
 }
 
+# Prints a Chromium without a screen, if there is one.
+browser() { command -v chromium-headless-shell || command -v chromium || command -v google-chrome; }
+
 # machine_arch: this machine's architecture by the name that images have for it.
 machine_arch() {
   case $(uname -m) in x86_64) echo amd64 ;; aarch64 | arm64) echo arm64 ;; *) die "no image for $(uname -m): amd64 and arm64 only" ;; esac
 }
 
-# commit: what stands in the binary's version; POOLKEEPER_COMMIT if it is set (for sources without .git).
+# What the program is made of.
+program_sources=(src build.rs Cargo.toml Cargo.lock)
+
+# commit: what stands in the binary's version: the last one that changed what it is made of, so that a word in the docs builds nothing anew.
+# POOLKEEPER_COMMIT if that is set (for sources without .git).
 commit() {
   if [ -n "${POOLKEEPER_COMMIT:-}" ]; then echo "$POOLKEEPER_COMMIT"; return; fi
-  local id; id=$(git rev-parse HEAD 2>/dev/null) || { echo unknown; return; }
-  # What the binary is made of is what counts.
-  [ -z "$(git status --porcelain -- src build.rs Cargo.toml Cargo.lock)" ] && echo "${id:0:12}" || echo "${id:0:12}-changed"
+  local id; id=$(git log -1 --format=%H -- "${program_sources[@]}" 2>/dev/null)
+  if [ -z "$id" ]; then echo unknown
+  elif [ -z "$(git status --porcelain -- "${program_sources[@]}")" ]; then echo "${id:0:12}"
+  else echo "${id:0:12}-changed"; fi
 }
 
 # cross_build ARCH TRIPLE: what another architecture takes: Debian's compiler and C library, and Rust's standard library.

@@ -176,6 +176,9 @@ pub struct PolicyReport {
     pub restart: Vec<String>,
     /// Secrets that it needs.
     pub references: References,
+    /// What the pool logs in with, as far as others may know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Credentials>,
     /// Whether the database answers.
     pub health: Health,
     /// The pool, if there is one.
@@ -232,6 +235,27 @@ pub enum ReferenceState {
     /// Something of a later version.
     #[serde(other)]
     Other,
+}
+
+/// Which credentials a pool logs in with: enough to see that several have read the same, never what they are.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Credentials {
+    /// Alike where user and password are. A few bits of a slow hash; kept in memory, never shown.
+    pub mark: u32,
+    /// When the process read others than before, in seconds since 1970; none = it never has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changed: Option<i64>,
+    /// These were for another role.
+    pub role_changed: bool,
+    /// A server session of another role is still open.
+    pub old_role_in_use: bool,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("changed", &self.changed).finish_non_exhaustive()
+    }
 }
 
 /// Whether the database answers.

@@ -6,7 +6,7 @@
 //!  4  main.rs  cli/                          parse, wire, run; no logic
 //!  3  operator/*            sidecar/*        never import each other
 //!  2  contract.rs                            what the two say to each other
-//!  1  api/*   telemetry.rs  tls.rs  shutdown.rs
+//!  1  api/*   page.rs  telemetry.rs  tls.rs  shutdown.rs
 //!  0  pool/*  pg/*                           import nothing of ours
 //! ```
 //!
@@ -18,6 +18,7 @@ pub mod api;
 pub mod cli;
 pub mod contract;
 pub mod operator;
+pub mod page;
 pub mod pg;
 pub mod pool;
 pub mod shutdown;

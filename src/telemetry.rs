@@ -111,6 +111,20 @@ pub fn escape(text: &str) -> String {
     out
 }
 
+/// An error with all that caused it, as far as its own words do not say it: libraries leave that to whoever shows them.
+pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
 /// `2026-11-03T10:00:00Z  INFO what happened database=orders size=5`
 struct Human;
 
@@ -212,6 +226,17 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+
+    #[test]
+    fn an_error_says_what_caused_it_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot connect")]
+        struct Outer(#[source] std::io::Error);
+        let refused = || std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        assert_eq!(super::causes(&Outer(refused())), "cannot connect: connection refused");
+        let twice = std::io::Error::other(Outer(refused()));
+        assert_eq!(super::causes(&twice), "cannot connect: connection refused");
+    }
 
     const NASTY: &str = "a\n2026 INFO forged\x1b[2J\u{9b}31m\x7f\u{202e}\r\0z";
 

@@ -70,7 +70,8 @@ def environment():
 def pgbench(postgres, pooler, mode, clients, where="tcp", options=()):
     """The command line of pgbench's select-only load through a pooler."""
     host = pooler.socket if where == "unix" else "127.0.0.1"
-    return [postgres.program("pgbench"), "-n", "-S", "-M", mode, "-h", host, "-p", str(pooler.port), "-c", str(clients), *options]
+    what = [] if "-f" in options else ["-S"]
+    return [postgres.program("pgbench"), "-n", *what, "-M", mode, "-h", host, "-p", str(pooler.port), "-c", str(clients), *options]
 
 
 _PROGRESS = re.compile(r"progress: ([\d.]+) s, ([\d.]+) tps, lat ([\d.]+) ms stddev [\d.]+(?:, (\d+) failed)?")
@@ -210,11 +211,25 @@ class Effect:
 PATIENCE = 2.0
 
 
-def reloads(postgres, pooler, small=5, large=20, times=10, clients=64):
-    """Under a saturating load, again and again: grow (until the first waiter is served by a new server) and shrink (until the count
-    is at the new limit); two lists of Effects."""
+# Loads that saturate a pool of 5: name → statement, None = pgbench's own select.
+RELOADS = {"processors free": "SELECT pg_sleep(0.004)", "processors saturated, too": None}
+
+
+def reloads(postgres, pooler, statement, small=5, large=20, times=10, clients=64):
+    """Under a load that saturates the pool, again and again: grow (until the first waiter is served by a new server) and shrink (until
+    the count is at the new limit); two lists of Effects."""
+    options = ["-T", "600"]
+    with tempfile.NamedTemporaryFile("w", prefix="poolkeeper-load-") as script:
+        if statement:
+            script.write(f"{statement};\n")
+            script.flush()
+            options += ["-f", script.name]
+        return _reloads(postgres, pooler, pgbench(postgres, pooler, "simple", clients, options=options), small, large, times)
+
+
+def _reloads(postgres, pooler, load, small, large, times):
     load = subprocess.Popen(
-        pgbench(postgres, pooler, "simple", clients, options=["-T", "600"]),
+        load,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=environment(),

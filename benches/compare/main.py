@@ -111,15 +111,16 @@ class Bench:
 
     def reload(self):
         say("reload under saturation: pool 5 → 20 → 5, seen from PostgreSQL")
-        for kind in dict.fromkeys(self.kinds):
-            pooler = self.make(kind)
-            try:
-                self.results.reload[kind.name] = cells.reloads(self.postgres, pooler, times=5 if self.options.quick else 15)
-            finally:
-                pooler.stop()
-            grown, shrunk = self.results.reload[kind.name]
-            texts = [report.times_text([effect.saved for effect in effects]) for effects in (grown, shrunk)]
-            note(f"{kind.name}, from the rename: grow {texts[0]}; shrink {texts[1]}")
+        for load, statement in cells.RELOADS.items():
+            for kind in dict.fromkeys(self.kinds):
+                pooler = self.make(kind)
+                try:
+                    effects = cells.reloads(self.postgres, pooler, statement, times=5 if self.options.quick else 15)
+                finally:
+                    pooler.stop()
+                self.results.reload[(kind.name, load)] = effects
+                texts = [report.times_text([effect.saved for effect in effects]) for effects in effects]
+                note(f"{kind.name}, {load}, from the rename: grow {texts[0]}; shrink {texts[1]}")
 
     def run(self):
         self.pgbench_cells()

@@ -9,7 +9,10 @@ HEAD = f"{'time':>6} {'size':>5} {'over':>4} {'in use':>6} {'idle':>4} {'waiting
 
 
 class View:
-    """Samples the pool by `sample()` (a dict of numbers) until stop(); say() puts a lasting line above the table."""
+    """Samples the pool by `sample()` (a dict of numbers) until stop(); say() puts a lasting line above the table. Another table is a
+    subclass with its own `head` and `row`."""
+
+    head = HEAD
 
     def __init__(self, sample, pause=0.5, every=2.0):
         self.sample = sample
@@ -24,7 +27,7 @@ class View:
         self._printed = 0.0
         self._stop = threading.Event()
         if not self.live:
-            print(HEAD)
+            print(self.head)
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
@@ -41,7 +44,7 @@ class View:
     def _run(self):
         while not self._stop.is_set():
             try:
-                row = self._row(self.sample())
+                row = self.row(self.sample(), time.monotonic() - self.began)
             except (OSError, ValueError):  # the sidecar is on its way out: nothing to show
                 row = None
             if row:
@@ -64,8 +67,7 @@ class View:
             print(row)
             self._printed = now
 
-    def _row(self, n):
-        at = time.monotonic() - self.began
+    def row(self, n, at):
         bar = _bar(n["in_use"], n["idle"], n["limit"])
         return (
             f"{at:5.1f}s {n['size']:>5} {n['max_overflow']:>4} {n['in_use']:>6} {n['idle']:>4} {n['waiting']:>7} {n['at_server']:>9} "
@@ -80,7 +82,7 @@ class View:
     def _draw(self):
         if self.live and self.rows:
             width = shutil.get_terminal_size().columns - 1  # a row that wraps would count as two
-            print(f"\x1b[2m{HEAD[:width]}\x1b[0m")
+            print(f"\x1b[2m{self.head[:width]}\x1b[0m")
             for row in self.rows[:-1]:
                 print(row[:width])
             print(f"\x1b[1m{self.rows[-1][:width]}\x1b[0m")

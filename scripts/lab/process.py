@@ -74,12 +74,18 @@ class Process:
     """A program in the background with its output in a file; `death` is the signal that ends it in order. It has a session of
     its own: Ctrl-C reaches us, and we end it."""
 
-    def __init__(self, name, argv, log, user=None, death="TERM", env=None):
+    def __init__(self, name, argv, log, user=None, death="TERM", env=None, pass_fds=()):
         self.name = name
         self.log = log
         with open(log, "ab") as out:
             self.popen = subprocess.Popen(
-                command(argv, user, death), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, env=env
+                command(argv, user, death),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                env=env,
+                pass_fds=pass_fds,
             )
         self.pid = self.popen.pid
         self.death = getattr(signal, f"SIG{death}")

@@ -12,6 +12,8 @@ pub const ACCEPTED: &str = "Accepted";
 pub const RESOLVED_REFS: &str = "ResolvedRefs";
 /// Every matched pod said that it runs this generation.
 pub const PROGRAMMED: &str = "Programmed";
+/// While credentials change: whether what comes next in their rotation may be done. Not there otherwise.
+pub const CREDENTIALS_ROTATED: &str = "CredentialsRotated";
 /// Accepted and Programmed, and nothing that it refers to is missing.
 pub const READY: &str = "Ready";
 
@@ -66,6 +68,14 @@ pub enum Reason {
     PodsUnreachable,
     /// A pod can't run a field of it before it is made anew.
     RestartRequired,
+    /// Some sidecars have not read the new credentials yet.
+    SecretNotReadByAll,
+    /// All have read the new name of a role, but sessions of the old role are still open.
+    OldRoleInUse,
+    /// All have read the new password: the role's password can be changed now.
+    AllRead,
+    /// No session of the old role is open: it can be revoked now.
+    OldRoleUnused,
     /// Ready.
     Ready,
     /// Pod: it runs the newest revision.
@@ -88,7 +98,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::Accepted,
         Self::Invalid,
         Self::Conflicted,
@@ -102,6 +112,10 @@ impl Reason {
         Self::PodsRejected,
         Self::PodsUnreachable,
         Self::RestartRequired,
+        Self::SecretNotReadByAll,
+        Self::OldRoleInUse,
+        Self::AllRead,
+        Self::OldRoleUnused,
         Self::Ready,
         Self::Applied,
         Self::Rejected,
@@ -129,6 +143,10 @@ impl Reason {
             Self::PodsRejected => "PodsRejected",
             Self::PodsUnreachable => "PodsUnreachable",
             Self::RestartRequired => "RestartRequired",
+            Self::SecretNotReadByAll => "SecretNotReadByAll",
+            Self::OldRoleInUse => "OldRoleInUse",
+            Self::AllRead => "AllRead",
+            Self::OldRoleUnused => "OldRoleUnused",
             Self::Ready => "Ready",
             Self::Applied => "Applied",
             Self::Rejected => "Rejected",

@@ -31,12 +31,12 @@ pub struct Args {
     /// Address of the sidecars' streams (TLS).
     #[arg(long, value_name = "ADDR", env = "POOLKEEPER_STREAM", default_value = "0.0.0.0:9443")]
     stream: SocketAddr,
-    /// Address of the HTTP endpoints: /livez /readyz /metrics.
+    /// Address of the HTTP endpoints: / (for people) /livez /readyz /metrics.
     #[arg(long, value_name = "ADDR", env = "POOLKEEPER_OPERATOR_HTTP", default_value = "0.0.0.0:9432")]
     http: SocketAddr,
     /// Address and port at which sidecars reach this replica's streams: the pod's. While it leads, it writes it into the
     /// EndpointSlice of the Service poolkeeper-stream; without it that Service is left alone.
-    #[arg(long, value_name = "ADDR", env = "POOLKEEPER_ADVERTISE")]
+    #[arg(long, value_name = "ADDR", env = "POOLKEEPER_ADVERTISE", value_parser = advertised)]
     advertise: Option<SocketAddr>,
     /// A further name or address for the operator's certificate; may be given several times.
     #[arg(long = "name", value_name = "NAME", env = "POOLKEEPER_NAMES", value_delimiter = ',')]
@@ -87,6 +87,17 @@ enum PullPolicy {
     Never,
 }
 
+/// An address and a port; a pod's IPv6 address comes without brackets (`$(POD_IP):9443`).
+fn advertised(text: &str) -> Result<SocketAddr, String> {
+    let wrong = || format!("{text:?} is no address with a port: write 10.0.0.7:9443 or [fd00::7]:9443");
+    let (address, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let address = address.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(address);
+    match (address.parse(), port.parse()) {
+        (Ok(address), Ok(port)) => Ok(SocketAddr::new(address, port)),
+        _ => Err(wrong()),
+    }
+}
+
 fn resources(text: &str) -> Result<Resources, String> {
     let error = |error: serde_json::Error| format!("{error}: write {{\"requests\":{{\"cpu\":\"20m\"}}}}, for example");
     serde_json::from_str(text).map_err(error)
@@ -132,6 +143,23 @@ pub fn run(args: Args) -> ExitCode {
         Err(error) => {
             tracing::error!("not started: {error}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_address_of_either_family_is_advertised() {
+        for (text, wanted) in [("10.0.0.7:1", "10.0.0.7:1"), ("fd00::7:9443", "[fd00::7]:9443"), ("[::1]:9", "[::1]:9")]
+        {
+            assert_eq!(advertised(text).unwrap(), wanted.parse().unwrap());
+        }
+        for text in ["10.0.0.7", "host:9443", ":9443", "[::1:9443"] {
+            assert!(advertised(text).is_err_and(|error| error.contains("[fd00::7]:9443")), "{text}");
         }
     }
 }

@@ -25,7 +25,8 @@ pub struct Args {
     /// Directory with one directory per Secret: DIR/NAME/username, password, ca.crt, tls.crt, tls.key; watched.
     #[arg(long, value_name = "DIR", env = "POOLKEEPER_SECRETS_DIR")]
     secrets_dir: Option<PathBuf>,
-    /// Address of the HTTP endpoints, or the path of a unix socket for them: /livez /readyz /startupz /status /metrics /api/health.
+    /// Address of the HTTP endpoints, or the path of a unix socket for them: / (for people) /livez /readyz /startupz /status
+    /// /metrics /api/health.
     #[arg(long, value_name = "ADDR", env = "POOLKEEPER_HTTP", default_value = "127.0.0.1:9432")]
     http: HttpAddress,
     /// Serve clients on the unix sockets alone, whatever listen.port says; for pods in their node's network.

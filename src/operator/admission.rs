@@ -44,7 +44,7 @@ impl Facts for Admission {
 
     /// Only the leader hears from sidecars: another replica knows nothing, and warns of nothing.
     fn in_use(&self, policy: &Key) -> Option<u32> {
-        let view = self.state.index().policy(policy)?;
+        let view = self.state.policy(policy)?;
         let reports = self.state.reports();
         let of = |uid: &str| {
             let report = reports.get(uid)?.report.as_deref()?;

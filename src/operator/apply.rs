@@ -15,11 +15,12 @@ use super::index::Key;
 use super::metrics::Done;
 use super::state::State;
 use crate::api::v1alpha1::{DbPoolPolicy, DbPoolPolicyStatus};
+use crate::telemetry::causes;
 
 /// Writes under way at once.
 const AT_ONCE: usize = 16;
-/// The longest that one may take; the client retries on its own until then.
-const REQUEST: Duration = Duration::from_secs(5);
+/// The longest that a request may take; the client retries on its own until then.
+pub const REQUEST: Duration = Duration::from_secs(5);
 /// The field manager of everything that the operator applies.
 pub const MANAGER: &str = "poolkeeper";
 /// The longest note that an Event takes, in bytes.
@@ -64,6 +65,18 @@ impl From<kube::Error> for WriteError {
             _ => Self::Refused(error),
         }
     }
+}
+
+/// A request with an end: the client itself retries for long.
+///
+/// # Errors
+/// The request's own, or that it took longer than `limit`.
+pub async fn bounded<T>(
+    limit: Duration,
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, kube::Error> {
+    let late = || kube::Error::Service("the API server did not answer in time".into());
+    tokio::time::timeout(limit, request).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// Writes for the leader.
@@ -162,7 +175,7 @@ impl Writer {
             secondary: None,
         };
         if let Err(error) = self.write("event", self.events.publish(&event, about)).await {
-            tracing::debug!(%error, "an Event was not written");
+            tracing::debug!(error = causes(&error), "an Event was not written");
         }
     }
 }

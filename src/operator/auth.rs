@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::index::Key;
 use crate::contract::{AUDIENCE, Token};
+use crate::telemetry::causes;
 
 /// TokenReviews under way at once: a fleet that reconnects must not flood the API server.
 const AT_ONCE: usize = 32;
@@ -76,7 +77,7 @@ impl Reviewer {
         let params = PostParams::default();
         let review = tokio::time::timeout(REQUEST, self.api.create(&params, &review)).await;
         let review = review.map_err(|_| unavailable("no answer in time".into()))?;
-        let status = review.map_err(|error| unavailable(error.to_string()))?.status.unwrap_or_default();
+        let status = review.map_err(|error| unavailable(causes(&error)))?.status.unwrap_or_default();
         identity(&status, token)
     }
 }

@@ -18,6 +18,9 @@ use kube::api::PostParams;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::apply::bounded;
+use crate::telemetry::causes;
+
 /// How long others wait since they last saw the Lease change.
 pub const DURATION: Duration = Duration::from_secs(10);
 /// How long a holder counts on a renewal: less, since others' clocks start later than ours.
@@ -133,7 +136,7 @@ impl Election {
             let pause = match self.turn(&mut sight, &mut lease).await {
                 Ok(pause) => pause,
                 Err(error) => {
-                    tracing::warn!(error = %error, "the Lease can't be read or written; trying again");
+                    tracing::warn!(error = causes(&error), "the Lease can't be read or written; trying again");
                     lease = None;
                     RETRY
                 }
@@ -150,7 +153,7 @@ impl Election {
     async fn turn(&self, sight: &mut Sight, lease: &mut Option<Lease>) -> Result<Duration, kube::Error> {
         // A holder knows the Lease as it wrote it.
         if lease.is_none() {
-            *lease = bounded(self.api.get_opt(&self.name)).await?;
+            *lease = bounded(REQUEST, self.api.get_opt(&self.name)).await?;
         }
         let now = Instant::now();
         let (term, taken) = match sight.step(lease.as_ref(), &self.me, now) {
@@ -166,8 +169,8 @@ impl Election {
         let wanted = self.wanted(lease.as_ref(), term, taken);
         let params = PostParams::default();
         let written = match &lease {
-            Some(_) => bounded(self.api.replace(&self.name, &params, &wanted)).await,
-            None => bounded(self.api.create(&params, &wanted)).await,
+            Some(_) => bounded(REQUEST, self.api.replace(&self.name, &params, &wanted)).await,
+            None => bounded(REQUEST, self.api.create(&params, &wanted)).await,
         };
         match written {
             Ok(written) => {
@@ -214,18 +217,13 @@ impl Election {
         if let Some(spec) = &mut lease.spec {
             spec.holder_identity = None;
         }
-        match bounded(self.api.replace(&self.name, &PostParams::default(), &lease)).await {
+        match bounded(REQUEST, self.api.replace(&self.name, &PostParams::default(), &lease)).await {
             Ok(_) => tracing::info!("the Lease is given back"),
-            Err(error) => tracing::warn!(%error, "the Lease could not be given back: the next leader waits for it"),
+            Err(error) => tracing::warn!(
+                error = causes(&error),
+                "the Lease could not be given back: the next leader waits for it"
+            ),
         }
-    }
-}
-
-/// A request with an end: the client itself retries for long.
-async fn bounded<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
-    match tokio::time::timeout(REQUEST, request).await {
-        Ok(done) => done,
-        Err(_) => Err(kube::Error::Service("the API server did not answer in time".into())),
     }
 }
 

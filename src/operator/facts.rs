@@ -8,7 +8,7 @@ use super::index::{Assigned, Entry};
 use super::reports::{Contact, Heard, by_uid};
 use crate::api::resolve::{Resolved, resolve_value};
 use crate::api::schema;
-use crate::contract::{Health, HealthState, Numbers, PolicyReport, References};
+use crate::contract::{Credentials, Health, HealthState, Numbers, PolicyReport, References};
 
 /// How far a pod is with a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub struct Fact {
     pub restart: Vec<String>,
     /// Whether it found what the policy refers to; `None` if nobody looked.
     pub references: Option<References>,
+    /// Which credentials it logs in with; `None` if it has not said.
+    pub credentials: Option<Credentials>,
     /// Whether its database answers.
     pub health: Health,
     /// Its pool.
@@ -51,6 +53,7 @@ pub fn fact(pod: &str, entry: &Entry, heard: Option<&Heard>, contact: Contact) -
         progress: progress(entry, said, contact),
         restart: Vec::new(),
         references: said.map(|said| said.references.clone()),
+        credentials: said.and_then(|said| said.credentials.clone()),
         health: said.map(|said| said.health.clone()).unwrap_or_default(),
         numbers: said.and_then(|said| said.numbers.clone()),
     };

@@ -1,8 +1,8 @@
-//! The operator's own HTTP: /livez /readyz /metrics.
+//! The operator's own HTTP: / (for people) /livez /readyz /metrics.
 
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, ContentType};
@@ -11,6 +11,8 @@ use actix_web::{App, HttpResponse, HttpServer, web};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::overview::Overview;
+use super::page::{self, About};
 use super::state::State;
 
 /// The media type of `/metrics`.
@@ -23,12 +25,21 @@ pub type Waits = Vec<(&'static str, watch::Receiver<bool>)>;
 
 /// What the handlers need.
 pub struct HttpState {
+    /// The replica's name.
+    pub identity: String,
     /// What is counted.
     pub state: Arc<State>,
     /// What readiness waits for.
     pub waits: Waits,
     /// The runtime that does the work: `/livez` asks it for a sign of life.
     pub runtime: tokio::runtime::Handle,
+}
+
+impl HttpState {
+    /// What readiness still waits for.
+    fn missing(&self) -> Vec<&'static str> {
+        self.waits.iter().filter(|(_, done)| !*done.borrow()).map(|(what, _)| *what).collect()
+    }
 }
 
 /// Serves until told to stop; blocks, and is meant for a thread of its own.
@@ -59,6 +70,7 @@ pub fn serve(listener: TcpListener, state: HttpState, stop: CancellationToken) -
 }
 
 fn routes(config: &mut web::ServiceConfig) {
+    config.service(web::resource("/").route(web::get().to(people)).route(web::head().to(people)));
     config.service(web::resource("/livez").route(web::get().to(livez)).route(web::head().to(livez)));
     config.service(web::resource("/readyz").route(web::get().to(readyz)).route(web::head().to(readyz)));
     config.service(web::resource("/metrics").route(web::get().to(metrics)));
@@ -76,10 +88,17 @@ async fn livez(state: web::Data<HttpState>) -> HttpResponse {
     }
 }
 
+/// The operator for people.
+async fn people(state: web::Data<HttpState>) -> HttpResponse {
+    let overview = Overview::of(&state.state);
+    let about = About { identity: state.identity.clone(), missing: state.missing() };
+    let main = page::main(&about, &overview, SystemTime::now());
+    crate::page::respond(&page::title(&overview), &page::top(&about, &overview), &main)
+}
+
 /// 200 when every watch has synced and there is a certificate; leading is no condition.
 async fn readyz(state: web::Data<HttpState>) -> HttpResponse {
-    let missing: Vec<_> = state.waits.iter().filter(|(_, done)| !*done.borrow()).map(|(what, _)| *what).collect();
-    match missing.as_slice() {
+    match state.missing().as_slice() {
         [] => line(true, "ready"),
         missing => line(false, &format!("waiting for {}", missing.join(", "))),
     }

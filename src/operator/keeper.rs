@@ -11,9 +11,11 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::apply::{REQUEST, bounded};
 use super::certs::{Authority, CertError, LEAF_RENEWAL, Served};
 use super::election::Claim;
 use super::state::State;
+use crate::telemetry::causes;
 
 /// The Secret's name.
 pub const SECRET: &str = "poolkeeper-ca";
@@ -21,8 +23,6 @@ pub const SECRET: &str = "poolkeeper-ca";
 const LOOK: Duration = Duration::from_secs(20);
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(2);
-/// The longest that a request may take.
-const REQUEST: Duration = Duration::from_secs(5);
 
 /// Why there is no authority.
 #[derive(Debug, thiserror::Error)]
@@ -30,11 +30,8 @@ pub enum KeeperError {
     /// The API server refuses.
     #[error("Secret {SECRET}: {0}")]
     Api(#[from] kube::Error),
-    /// The API server is silent.
-    #[error("Secret {SECRET}: the API server did not answer in time")]
-    Timeout,
     /// What the Secret holds can't be used.
-    #[error("Secret {SECRET}: {0}; delete it to have another made")]
+    #[error("Secret {SECRET}: {0}; delete it to have it written again")]
     Content(#[from] CertError),
 }
 
@@ -75,7 +72,7 @@ impl Keeper {
             let pause = match self.look().await {
                 Ok(()) => LOOK,
                 Err(error) => {
-                    tracing::error!(%error, "no certificates yet, or they are not renewed");
+                    tracing::error!(error = causes(&error), "no certificates yet, or they are not renewed");
                     RETRY
                 }
             };
@@ -108,7 +105,7 @@ impl Keeper {
 
     /// The authority as the Secret has it, made or renewed where that is due.
     async fn authority(&self) -> Result<Authority, KeeperError> {
-        let Some(secret) = bounded(self.api.get_opt(SECRET)).await? else {
+        let Some(secret) = bounded(REQUEST, self.api.get_opt(SECRET)).await? else {
             return self.make().await;
         };
         let authority = Authority::read(&secret.data.clone().unwrap_or_default())?;
@@ -117,7 +114,7 @@ impl Keeper {
             Some(renewed) if leads => {
                 // The version keeps two leaders from overwriting each other's.
                 let wanted = Secret { data: Some(renewed.write()), ..secret };
-                bounded(self.api.replace(SECRET, &PostParams::default(), &wanted)).await?;
+                bounded(REQUEST, self.api.replace(SECRET, &PostParams::default(), &wanted)).await?;
                 tracing::info!("the certificate authority is renewed");
                 Ok(renewed)
             }
@@ -125,8 +122,13 @@ impl Keeper {
         }
     }
 
+    /// Whoever deleted the Secret by mistake gets it back: sidecars trust what signed until now. With no replica that
+    /// knows it there is another.
     async fn make(&self) -> Result<Authority, KeeperError> {
-        let authority = Authority::new(SystemTime::now())?;
+        let authority = match &self.issued {
+            Some((known, _)) => known.clone(),
+            None => Authority::new(SystemTime::now())?,
+        };
         let labels = [("app.kubernetes.io/name", "poolkeeper"), ("app.kubernetes.io/managed-by", "poolkeeper")];
         let secret = Secret {
             metadata: ObjectMeta {
@@ -137,21 +139,17 @@ impl Keeper {
             data: Some(authority.write()),
             ..Secret::default()
         };
-        match bounded(self.api.create(&PostParams::default(), &secret)).await {
+        match bounded(REQUEST, self.api.create(&PostParams::default(), &secret)).await {
             Ok(_) => {
-                tracing::info!("a certificate authority is made");
+                tracing::info!(known = self.issued.is_some(), "the certificate authority is written");
                 Ok(authority)
             }
             // Another replica was faster: its authority counts.
-            Err(KeeperError::Api(kube::Error::Api(status))) if status.is_already_exists() => {
-                let secret = bounded(self.api.get(SECRET)).await?;
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                let secret = bounded(REQUEST, self.api.get(SECRET)).await?;
                 Ok(Authority::read(&secret.data.unwrap_or_default())?)
             }
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         }
     }
-}
-
-async fn bounded<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, KeeperError> {
-    tokio::time::timeout(REQUEST, request).await.map_err(|_| KeeperError::Timeout)?.map_err(KeeperError::Api)
 }

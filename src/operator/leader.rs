@@ -17,11 +17,12 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::apply::{MANAGER, WriteError, Writer};
+use super::apply::{MANAGER, REQUEST, WriteError, Writer, bounded};
 use super::election::Claim;
 use super::reconcile::Reconciler;
 use super::state::State;
 use super::stream::Leading;
+use crate::telemetry::causes;
 
 /// The Service of the streams; it has no selector: the leader writes its one EndpointSlice.
 pub const STREAM_SERVICE: &str = "poolkeeper-stream";
@@ -114,7 +115,7 @@ impl Leader {
             let mut pause = LOOK;
             for (what, done) in [("the stream's EndpointSlice", endpoints), ("the webhooks' caBundle", webhooks)] {
                 if let Err(error) = done {
-                    tracing::warn!(%error, "{what} could not be written");
+                    tracing::warn!(error = causes(&error), "{what} could not be written");
                     pause = RETRY;
                 }
             }
@@ -130,7 +131,7 @@ impl Leader {
         let Some(address) = self.address else { return Ok(()) };
         let api: Api<EndpointSlice> = Api::namespaced(self.writer.client(), &self.namespace);
         let wanted = slice(address);
-        let known = bounded(api.get_opt(STREAM_SERVICE)).await?;
+        let known = bounded(REQUEST, api.get_opt(STREAM_SERVICE)).await?;
         if known.is_some_and(|known| is_same(&known, &wanted)) {
             return Ok(());
         }
@@ -161,7 +162,7 @@ impl Leader {
     {
         let api: Api<K> = Api::all(self.writer.client());
         // Without webhooks there is nothing to trust: only the streams are wanted.
-        let Some(known) = bounded(api.get_opt(WEBHOOKS)).await? else { return Ok(()) };
+        let Some(known) = bounded(REQUEST, api.get_opt(WEBHOOKS)).await? else { return Ok(()) };
         let Some(patch) = trusting(&serde_json::to_value(&known).unwrap_or_default(), bundle) else { return Ok(()) };
         let patch: json_patch::Patch = serde_json::from_value(patch).unwrap_or_default();
         let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
@@ -237,14 +238,6 @@ async fn lost(claim: &mut watch::Receiver<Claim>, term: u64) {
             () = tokio::time::sleep_until(until.into()) => {}
             changed = claim.changed() => if changed.is_err() { return },
         }
-    }
-}
-
-/// A read with an end.
-async fn bounded<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, WriteError> {
-    match tokio::time::timeout(Duration::from_secs(5), request).await {
-        Ok(read) => read.map_err(WriteError::from),
-        Err(_) => Err(WriteError::Timeout),
     }
 }
 

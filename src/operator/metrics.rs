@@ -30,6 +30,32 @@ pub struct Kind {
     pub kind: &'static str,
 }
 
+/// Labels of one condition of one policy.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PolicyCondition {
+    /// The policy's namespace: `namespace` would be taken for the operator's own.
+    pub policy_namespace: String,
+    /// The policy's name.
+    pub policy: String,
+    /// `Accepted`, `ResolvedRefs`, `Programmed` or `Ready`.
+    pub condition: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Labels of one policy's pods.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PolicyPods {
+    /// The policy's namespace.
+    pub policy_namespace: String,
+    /// The policy's name.
+    pub policy: String,
+    /// `matched`, `applied`, `healthy` or `restart_required`.
+    pub state: &'static str,
+}
+
 /// Everything that the operator counts.
 #[derive(Debug)]
 pub struct Metrics {
@@ -52,6 +78,10 @@ pub struct Metrics {
     pub leading: Gauge,
     /// Policies and pods that are known.
     pub objects: Family<Kind, Gauge>,
+    /// Conditions of policies, 1 each; of the leader alone, so that none counts twice.
+    pub conditions: Family<PolicyCondition, Gauge>,
+    /// Pods of policies by what became of them; of the leader alone.
+    pub pods: Family<PolicyPods, Gauge>,
     /// Admission requests by kind and verdict.
     pub admissions: Family<Done, Counter>,
     /// When the certificate authority ends, in seconds since 1970.
@@ -72,6 +102,8 @@ impl Default for Metrics {
             programmed: histogram(),
             leading: Gauge::default(),
             objects: Family::default(),
+            conditions: Family::default(),
+            pods: Family::default(),
             admissions: Family::default(),
             authority_ends: Gauge::default(),
         };
@@ -93,6 +125,8 @@ impl Metrics {
             programmed,
             leading,
             objects,
+            conditions,
+            pods,
             admissions,
             authority_ends,
         } = self;
@@ -107,6 +141,10 @@ impl Metrics {
         registry.register_with_unit("time_to_programmed", help, Unit::Seconds, programmed.clone());
         registry.register("leading", "Whether this replica leads: 1 or 0", leading.clone());
         registry.register("objects", "Policies and pods that are known", objects.clone());
+        let help = "Conditions of policies, 1 each; told by the leader";
+        registry.register("policy_condition", help, conditions.clone());
+        let help = "Pods of policies: matched, applied, healthy, restart_required; told by the leader";
+        registry.register("policy_pods", help, pods.clone());
         registry.register("admissions", "Admission requests by kind and verdict", admissions.clone());
         let help = "When the certificate authority ends, since 1970";
         registry.register_with_unit("authority_end_timestamp", help, Unit::Seconds, authority_ends.clone());

@@ -126,7 +126,15 @@ mod tests {
     fn fact(progress: Progress) -> Fact {
         let numbers = Numbers { size: 20, max_overflow: 10, limit: Some(30), in_use: 12, ..Numbers::default() };
         let health = Health { state: HealthState::Connected, message: String::new() };
-        Fact { pod: "a".into(), progress, restart: vec![], references: None, health, numbers: Some(numbers) }
+        Fact {
+            pod: "a".into(),
+            progress,
+            restart: vec![],
+            references: None,
+            credentials: None,
+            health,
+            numbers: Some(numbers),
+        }
     }
 
     fn of(told: Vec<Fact>) -> PodFacts {

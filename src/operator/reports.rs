@@ -70,15 +70,23 @@ impl Reports {
         Self { began: now, sessions: 0, sidecars: HashMap::new(), inherited }
     }
 
-    /// A sidecar has proved who it is. The number tells this connection from later ones of the same pod.
-    pub fn connected(&mut self, key: Key, uid: &str, hello: &Hello) -> u64 {
+    /// A number for a connection that has said who it is: higher than those before.
+    pub fn number(&mut self) -> u64 {
         self.sessions += 1;
+        self.sessions
+    }
+
+    /// The sidecar of the connection `session` has proved who it is. False if it did so on a later one meanwhile.
+    pub fn connected(&mut self, session: u64, key: Key, uid: &str, hello: &Hello) -> bool {
+        if self.sidecars.get(uid).is_some_and(|heard| heard.session > session) {
+            return false;
+        }
         let fields = fields(hello);
         let report = self.sidecars.remove(uid).and_then(|heard| heard.report);
         let version = hello.version.clone();
-        let heard = Heard { key, session: self.sessions, has_reported: false, lost: None, report, fields, version };
+        let heard = Heard { key, session, has_reported: false, lost: None, report, fields, version };
         self.sidecars.insert(uid.to_owned(), heard);
-        self.sessions
+        true
     }
 
     /// A sidecar said what it runs.
@@ -198,17 +206,34 @@ mod tests {
         Report { policies: vec![PolicyReport { numbers: Some(numbers), ..PolicyReport::default() }], draining: false }
     }
 
+    fn connected(reports: &mut Reports) -> u64 {
+        let session = reports.number();
+        assert!(reports.connected(session, Key::new("n", "p"), "u", &Hello::default()));
+        session
+    }
+
+    #[test]
+    fn of_two_greetings_the_later_counts() {
+        let now = Instant::now();
+        let mut reports = Reports::new(now, HashSet::new());
+        let early = reports.number();
+        let late = connected(&mut reports);
+        assert!(!reports.connected(early, Key::new("n", "p"), "u", &Hello::default()));
+        assert!(!reports.disconnected("u", early, now));
+        assert_eq!(reports.report("u", late, report(1, 0)), News::Class);
+    }
+
     #[test]
     fn only_a_class_is_news() {
         let now = Instant::now();
         let mut reports = Reports::new(now, HashSet::new());
-        let session = reports.connected(Key::new("n", "p"), "u", &Hello::default());
+        let session = connected(&mut reports);
         assert_eq!(reports.report("u", session, report(1, 0)), News::Class);
         assert_eq!(reports.report("u", session, report(1, 0)), News::Nothing);
         assert_eq!(reports.report("u", session, report(17, 0)), News::Numbers);
         assert_eq!(reports.report("u", session, report(18, 0)), News::Class, "in the band");
         assert_eq!(reports.report("u", session, report(18, 1)), News::Class, "somebody waits");
-        let again = reports.connected(Key::new("n", "p"), "u", &Hello::default());
+        let again = connected(&mut reports);
         assert_eq!(reports.report("u", session, report(1, 0)), News::Nothing, "of an old connection");
         assert_eq!(reports.report("u", again, report(18, 1)), News::Class, "it may have been missed");
         assert_eq!(reports.report("u", again, report(18, 1)), News::Nothing);
@@ -220,9 +245,9 @@ mod tests {
     fn a_connection_of_an_earlier_term_ends_no_other() {
         let now = Instant::now();
         let mut reports = Reports::new(now, HashSet::new());
-        let old = reports.connected(Key::new("n", "p"), "u", &Hello::default());
+        let old = connected(&mut reports);
         reports.begin(now, HashSet::from(["u".to_owned(), "gone".to_owned()]));
-        let new = reports.connected(Key::new("n", "p"), "u", &Hello::default());
+        let new = connected(&mut reports);
         assert!(!reports.disconnected("u", old, now));
         assert_eq!((reports.report("u", new, report(1, 0)), reports.streams()), (News::Class, 1));
         reports.retain(&HashSet::new());
@@ -236,7 +261,7 @@ mod tests {
         assert_eq!(reports.contact("another", later), (Contact::New, None));
         assert_eq!(reports.contact("u", now), (Contact::Early, Some(now + GRACE)));
         assert_eq!(reports.contact("u", later), (Contact::Lost, None));
-        let session = reports.connected(Key::new("n", "p"), "u", &Hello::default());
+        let session = connected(&mut reports);
         assert_eq!(reports.contact("u", now).0, Contact::Early, "it has said nothing yet");
         reports.report("u", session, report(1, 0));
         assert_eq!(reports.contact("u", later), (Contact::Heard, None));

@@ -105,8 +105,12 @@ async fn serve(options: &Options) -> Result<(), RunError> {
 
     let http = bind(options.http, "http")?;
     let http_address = http.local_addr()?;
-    let http_state =
-        HttpState { state: Arc::clone(&state), waits: waits.clone(), runtime: tokio::runtime::Handle::current() };
+    let http_state = HttpState {
+        identity: options.identity.clone(),
+        state: Arc::clone(&state),
+        waits: waits.clone(),
+        runtime: tokio::runtime::Handle::current(),
+    };
     let http_stop = stop.clone();
     let http = std::thread::Builder::new().name("http".into()).spawn(move || {
         if let Err(error) = http::serve(http, http_state, http_stop) {

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::PodCondition;
 
-use super::index::{Index, Key};
+use super::index::{Index, Key, PolicyView};
 use super::metrics::{Kind, Metrics};
+use super::overview::Overview;
 use super::queue::{Item, Queue};
 use super::reports::Reports;
 use crate::api::conditions::Reason;
@@ -78,6 +79,17 @@ impl State {
     pub fn settle(&self) {
         let changes = self.index().flush();
         self.queue.add_changes(changes);
+    }
+
+    /// What is to be known of a policy, all of it about the same generation: a watch takes a policy first, and settles what
+    /// that means for pods a moment later.
+    pub fn policy(&self, key: &Key) -> Option<PolicyView> {
+        let (changes, view) = {
+            let mut index = self.index();
+            (index.flush(), index.policy(key))
+        };
+        self.queue.add_changes(changes);
+        view
     }
 
     /// A policy's status as it is in the cluster now. One that is not as it was, by whomever, is looked at.
@@ -152,6 +164,30 @@ impl State {
         };
         gauge("policy", policies);
         gauge("pod", pods);
+        Overview::of(self).count(&self.metrics);
         self.metrics.streams.set(i64::try_from(self.reports().streams()).unwrap_or(i64::MAX));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+
+    use super::super::index::Entry;
+    use super::super::index::tests::{pod, policy, spec};
+    use super::*;
+
+    /// Else pods that run the generation before would be counted as running this one.
+    #[test]
+    fn a_policy_is_seen_with_what_it_means_for_its_pods() {
+        let (state, key) = (State::default(), Key::new("shop", "orders"));
+        state.index().apply_pod(pod("orders-1", &[("app", "orders")]));
+        for generation in 1..=2 {
+            state.index().apply_policy(policy("orders", 1, generation, spec("orders", "orders", 5)));
+            let view = state.policy(&key).unwrap();
+            assert_eq!(view.policy.generation, generation);
+            let Entry::Run(assigned) = &view.pods[0].2 else { panic!("{view:?}") };
+            assert_eq!(assigned.generation, generation);
+        }
     }
 }

@@ -10,7 +10,10 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::facts::{Fact, Progress};
 use super::index::{PolicyView, Standing};
-use crate::api::conditions::{ACCEPTED, Finding, Holds, PROGRAMMED, READY, RESOLVED_REFS, Reason, condition};
+use super::rotation;
+use crate::api::conditions::{
+    ACCEPTED, CREDENTIALS_ROTATED, Finding, Holds, PROGRAMMED, READY, RESOLVED_REFS, Reason, condition,
+};
 use crate::api::v1alpha1::{DbPoolPolicyStatus, PodsStatus, PoolStatus};
 use crate::contract::{Band, HealthState, ReferenceState};
 
@@ -34,6 +37,7 @@ pub fn status(
     let was = |name: &str| {
         of_this.and_then(|status| status.conditions.iter().flatten().find(|condition| condition.type_ == name))
     };
+    let is_early = facts.iter().any(|fact| fact.progress == Progress::Early);
     let accepted = accepted(&view.standing);
     let references = references(facts, was(RESOLVED_REFS));
     let known_pods = of_this.and_then(|status| status.pods.as_ref()).map_or(0, |pods| pods.matched);
@@ -43,8 +47,12 @@ pub fn status(
     };
     let ready = ready(&accepted, &references, &programmed);
     let known = previous.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let findings = [accepted, references, programmed, ready];
-    let conditions = findings.map(|finding| condition(finding, Some(generation), known, now)).to_vec();
+    let rotated = match was(CREDENTIALS_ROTATED).filter(|_| is_early) {
+        Some(was) => Some(kept(CREDENTIALS_ROTATED, was)),
+        None => rotation::finding(facts, now).filter(|_| !is_early),
+    };
+    let findings = [accepted, references, programmed, ready].into_iter().chain(rotated);
+    let conditions = findings.map(|finding| condition(finding, Some(generation), known, now)).collect();
     let pods = pods(facts, of_this.and_then(|status| status.pods.as_ref()));
     let mut status = DbPoolPolicyStatus {
         observed_generation: Some(generation),
@@ -53,7 +61,7 @@ pub fn status(
         pool: pool(view, facts),
     };
     let before = previous.and_then(|status| status.pool.as_ref());
-    if facts.iter().any(|fact| fact.progress == Progress::Early) {
+    if is_early {
         // Of those that were not heard from yet the numbers are not 0.
         status.pool = status.pool.map(|now| match before {
             Some(before) => PoolStatus { size: now.size, max_overflow: now.max_overflow, ..before.clone() },
@@ -178,7 +186,7 @@ fn kept(condition: &'static str, was: &Condition) -> Finding {
 }
 
 /// `a (why), b, c and 4 more` of the pods for which there is something to say.
-fn named(facts: &[Fact], why: impl Fn(&Fact) -> Option<String>) -> Option<String> {
+pub(super) fn named(facts: &[Fact], why: impl Fn(&Fact) -> Option<String>) -> Option<String> {
     let all: Vec<_> = facts.iter().filter_map(|fact| why(fact).map(|why| (fact.pod.as_str(), why))).collect();
     let show = |(pod, why): &(&str, String)| if why.is_empty() { (*pod).to_owned() } else { format!("{pod} ({why})") };
     let mut text = all.iter().take(NAMED).map(show).collect::<Vec<_>>().join(", ");

@@ -35,6 +35,10 @@ use crate::contract::{
 
 /// Handshakes under way at once.
 const HANDSHAKES: usize = 128;
+/// The longest that one may take once its first bytes are there.
+const HANDSHAKE: Duration = Duration::from_secs(3);
+/// Connections at once that have not said anything yet: they cost a socket, and keep no other from a handshake.
+const SILENT: usize = 4_096;
 /// The longest first message in bytes: who says it has not proved anything yet.
 const MAX_HELLO: usize = 128 << 10;
 /// A token that the API server took just now is good for so long at least, whatever our clock says.
@@ -86,6 +90,9 @@ enum End {
     /// It closed the connection.
     #[error("closed by the sidecar")]
     Closed,
+    /// While it was asked who this is, the same sidecar came again.
+    #[error("the sidecar has come again")]
+    Overtaken,
     /// This replica does not lead any more.
     #[error("this replica does not lead any more")]
     NotLeader,
@@ -100,9 +107,9 @@ enum End {
 /// Accepts streams until told to stop.
 pub async fn run(listener: TcpListener, tls: Arc<ServerConfig>, streams: Arc<Streams>, stop: CancellationToken) {
     let acceptor = TlsAcceptor::from(tls);
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let (silent, handshakes) = (Arc::new(Semaphore::new(SILENT)), Arc::new(Semaphore::new(HANDSHAKES)));
     loop {
-        let Ok(slot) = Arc::clone(&handshakes).acquire_owned().await else { return };
+        let Ok(place) = Arc::clone(&silent).acquire_owned().await else { return };
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
@@ -116,10 +123,14 @@ pub async fn run(listener: TcpListener, tls: Arc<ServerConfig>, streams: Arc<Str
             }
         };
         let (acceptor, streams, stop) = (acceptor.clone(), Arc::clone(&streams), stop.clone());
+        let handshakes = Arc::clone(&handshakes);
         tokio::spawn(async move {
             let _ = socket.set_nodelay(true);
             let greeted = async {
-                let Ok(Ok(stream)) = timeout(GREETING, acceptor.accept(socket)).await else { return };
+                let Ok(Ok(())) = timeout(GREETING, socket.readable()).await else { return };
+                let Ok(slot) = handshakes.acquire_owned().await else { return };
+                drop(place);
+                let Ok(Ok(stream)) = timeout(HANDSHAKE, acceptor.accept(socket)).await else { return };
                 // A handshake is what costs; what follows waits.
                 drop(slot);
                 let mut connection = LengthDelimitedCodec::builder().max_frame_length(MAX_HELLO).new_framed(stream);
@@ -174,6 +185,7 @@ impl Streams {
                 format!("contract version {} is not served here; this operator speaks {VERSION}", hello.contract);
             return Err(End::Refused(Refusal::Version, message));
         }
+        let number = self.state.reports().number();
         let identity = self.identify(&hello).await?;
         // That took its time.
         if leading.scope.is_cancelled() {
@@ -185,7 +197,9 @@ impl Streams {
             let message = format!("pod {} with uid {} is not known here", identity.pod, identity.uid);
             return Err(End::Refused(Refusal::UnknownPod, message));
         };
-        let number = self.state.reports().connected(identity.pod.clone(), &identity.uid, &hello);
+        if !self.state.reports().connected(number, identity.pod.clone(), &identity.uid, &hello) {
+            return Err(End::Overtaken);
+        }
         let session = Session { identity, number, leading, told, fields: reports::fields(&hello) };
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let welcome = ToSidecar::Welcome { term: session.leading.term, version };

@@ -28,6 +28,7 @@ use super::state::State;
 use crate::api::annotations::{INJECTED, POOL_CONFIGURED, POOL_HEALTHY};
 use crate::api::resolve::resolve_value;
 use crate::api::v1alpha1::{DbPoolPolicy, DbPoolPolicyStatus};
+use crate::telemetry::causes;
 
 /// After the first failure; doubled with each.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
@@ -139,7 +140,7 @@ fn take<K: Watched>(
         Ok(Event::Delete(object)) => object.delete(state),
         Err(error) => {
             state.metrics.watch_errors.get_or_create(&Kind { kind: K::KIND }).inc();
-            tracing::warn!(kind = K::KIND, %error, "the watch had an error and goes on");
+            tracing::warn!(kind = K::KIND, error = causes(&error), "the watch had an error and goes on");
         }
     }
 }

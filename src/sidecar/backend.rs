@@ -218,12 +218,13 @@ impl PgBackend {
             keepalive: policy.listen.keepalive,
             bare: self.bare_login.load(Ordering::Relaxed),
         };
-        let logins = settings.logins(Instant::now());
+        let logins = settings.logins();
         let session = connect::connect(&target, &logins, &policy.database.name, set, &settings.defaults()).await?;
         self.has_connected.store(true, Ordering::Relaxed);
         if session.bare {
             self.bare_login.store(true, Ordering::Relaxed);
         }
+        let role = logins.get(session.credential).map_or("", |login| login.user.as_str());
         Ok(Box::new(PgConn {
             stream: session.stream,
             exchange: Exchange::default(),
@@ -233,7 +234,7 @@ impl PgBackend {
             egress: Egress::seen_by(Witness::new(Arc::clone(&self.catalog))),
             to_client: Outgoing::default(),
             to_server: Outgoing::default(),
-            cancel: self.targets.add(session.addr, session.pid, session.key),
+            cancel: self.targets.add(session.addr, role, session.pid, session.key),
             parameters: Parameters::new(session.parameters),
             host: policy.database.host.as_str().into(),
         }))

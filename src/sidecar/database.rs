@@ -11,6 +11,7 @@ use lru::LruCache;
 use super::backend::PgBackend;
 use super::catalog::Catalog;
 use super::clients::Clients;
+use super::refused::RefusedLogins;
 pub use super::settings::Settings;
 use super::stats::Worker;
 use crate::pg::cancel::Limiter;
@@ -199,6 +200,8 @@ pub struct Registered {
     databases: RwLock<BTreeMap<String, Arc<Database>>>,
     /// All clients.
     pub clients: Arc<Clients>,
+    /// Logins that were refused.
+    pub refused: RefusedLogins,
     /// Bounds the cancel requests on their way to servers.
     pub cancels: Limiter,
     /// When the sidecar started: the origin of coarse times.
@@ -211,6 +214,7 @@ impl Registered {
         Self {
             databases: RwLock::default(),
             clients: Arc::default(),
+            refused: RefusedLogins::default(),
             cancels: Limiter::default(),
             started: Instant::now(),
         }

@@ -7,6 +7,7 @@ use super::database::{Database, Registered};
 use super::listen::{Found, Front, Rules, Unknown};
 use super::probe::Token;
 use super::source::Snapshot;
+use crate::pg::error::SqlState;
 use crate::pg::startup::{NEWEST_MINOR, StartupSet};
 use crate::tls::TlsError;
 use crate::tls::acceptor::Acceptor;
@@ -45,6 +46,10 @@ impl Front for Desk {
 
     fn is_own(&self, set: &StartupSet) -> bool {
         self.token.matches(set.get("application_name").unwrap_or_default())
+    }
+
+    fn refused(&self, code: SqlState) {
+        self.registered.refused.count(code);
     }
 
     async fn cancel(&self, pid: i32, key: &[u8]) {

@@ -67,6 +67,7 @@ impl Sight {
             reloads: status::Reloads { applied: config.accepted, rejected: config.rejected },
             rejection: config.rejection.as_deref().map(rejection),
             operator: self.operator.as_ref().map(|view| view.status()),
+            refused_logins: self.registry.refused.counts(),
             pools: pools.iter().map(|database| pool(database, orphaned(&database.alias), now)).collect(),
             clients: Vec::new(),
         };

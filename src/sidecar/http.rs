@@ -1,4 +1,4 @@
-//! The sidecar's HTTP: /livez /readyz /startupz /status /metrics /api/health. It only tells; nothing can be changed here,
+//! The sidecar's HTTP: / (for people) /livez /readyz /startupz /status /metrics /api/health. It only tells; nothing can be changed here,
 //! and nothing it says is secret.
 //!
 //! It runs on a thread of its own: a scrape costs the query path nothing but cache lines.
@@ -24,6 +24,7 @@ use super::options::HttpAddress;
 use super::status::Status;
 
 mod health;
+mod page;
 
 /// A request's head must be complete within this time.
 const HEAD: Duration = Duration::from_secs(5);
@@ -125,6 +126,7 @@ fn routes(config: &mut web::ServiceConfig) {
             config.service(web::resource($path).route(web::get().to($handler)).route(web::head().to($handler)));
         };
     }
+    route!("/", page::show);
     route!("/livez", livez);
     route!("/readyz", readyz);
     route!("/startupz", startupz);

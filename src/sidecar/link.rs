@@ -35,6 +35,9 @@ use crate::tls::{self, TlsError};
 
 /// Longest time for the connection, TLS included.
 const CONNECT: Duration = Duration::from_secs(10);
+/// Longest time until somebody answers at all, of which TLS is no part. A millisecond is the rule; whoever is sent to an
+/// operator that has just gone hears nothing, and the next attempt goes where the one that leads now is.
+const REACH: Duration = Duration::from_secs(3);
 /// A connection that lasted so long was a good one: the next is tried at once.
 const LASTED: Duration = Duration::from_secs(10);
 /// The longest file of authorities or of a token, in bytes.
@@ -170,7 +173,9 @@ impl Link {
         let config = tls::to_operator(&self.authorities()?)?;
         let name = self.options.server_name.as_ref().unwrap_or(host);
         let name = ServerName::try_from(name.clone()).map_err(|_| LinkError::Name(name.clone()))?;
-        let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(LinkError::Connect)?;
+        let reached = timeout(REACH, TcpStream::connect((host.as_str(), *port))).await;
+        let stream =
+            reached.map_err(|_| LinkError::Late("reaching the operator", REACH))?.map_err(LinkError::Connect)?;
         stream.set_nodelay(true).map_err(LinkError::Connect)?;
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(LinkError::Tls)
     }

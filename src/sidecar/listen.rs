@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use crate::api::v1alpha1::Auth;
 use crate::pg::auth::scram::{Salt, Verifier};
+use crate::pg::error::SqlState;
 use crate::pg::startup::StartupSet;
 use crate::pg::stream::Stream;
 use crate::tls::acceptor::Acceptor;
@@ -37,6 +38,9 @@ pub trait Front: Send + Sync + 'static {
 
     /// Whether this is the sidecar's own health query, which takes no client's place.
     fn is_own(&self, set: &StartupSet) -> bool;
+
+    /// A login was refused with this code.
+    fn refused(&self, code: SqlState);
 
     /// Does what a CancelRequest asks for; ends when the request has reached the server and can hit nothing else any
     /// more. The client's connection is closed then.

@@ -160,7 +160,14 @@ fn sidecar(f: &mut Families<'_, '_>, status: &Status) -> fmt::Result {
     })?;
     f.family("config_rejected", "1 while the newest configuration is refused.", None, MetricType::Gauge, |metric| {
         metric.encode_gauge(&flag(status.rejection.is_some()))
-    })
+    })?;
+    f.family(
+        "client_logins_refused",
+        "Logins refused, by reason: too_many_clients, credentials or other.",
+        None,
+        MetricType::Counter,
+        |m| status.refused_logins.iter().try_for_each(|(reason, n)| count(m, &vec![("reason", reason.as_str())], *n)),
+    )
 }
 
 /// The link to the operator; no samples without one.

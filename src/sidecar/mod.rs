@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod options;
 pub mod probe;
 pub mod proxy;
+pub mod refused;
 mod run;
 pub mod settings;
 pub mod source;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::source::Credentials;
 use crate::api::resolve::Resolved;
 use crate::pg::auth::Secret;
-use crate::pg::auth::scram::{Salt, Verifier};
+use crate::pg::auth::scram::{self, Salt, Verifier};
 use crate::pg::connect;
 use crate::tls::{self, TlsError};
 
@@ -47,6 +47,8 @@ pub struct Settings {
     pub tls: connect::Tls,
     /// Who may come in: the current user, then the one before.
     pub users: Vec<User>,
+    /// Alike in all sidecars that have read the same credentials.
+    pub mark: u32,
     /// Counts up with every change.
     pub version: u64,
     /// When these settings were applied to the pool.
@@ -77,11 +79,11 @@ impl Settings {
         // What logins have computed of the passwords goes on with them.
         let same = old.map(|old| &old.credentials).filter(|old| **old == credentials);
         let credentials = same.map_or(credentials, Arc::clone);
-        let users = match old.filter(|old| old.credentials == credentials) {
-            Some(old) => old.users.clone(),
-            None => users(&credentials, salt),
+        let (users, mark) = match old.filter(|old| old.credentials == credentials) {
+            Some(old) => (old.users.clone(), old.mark),
+            None => (users(&credentials, salt), scram::mark(&credentials.user, credentials.password.expose())),
         };
-        Ok(Self { policy, credentials, tls, users, version, applied: Instant::now() })
+        Ok(Self { policy, credentials, tls, users, mark, version, applied: Instant::now() })
     }
 
     /// Whether nothing that servers or clients could notice differs.
@@ -90,10 +92,10 @@ impl Settings {
     }
 
     /// What to log in to servers with, in this order.
-    pub fn logins(&self, now: Instant) -> Vec<connect::Credentials> {
+    pub fn logins(&self) -> Vec<connect::Credentials> {
         let current =
             connect::Credentials { user: self.credentials.user.clone(), password: self.credentials.password.clone() };
-        let previous = self.credentials.previous.as_ref().filter(|previous| previous.until > now);
+        let previous = self.credentials.previous.as_ref();
         let previous = previous
             .map(|previous| connect::Credentials { user: previous.user.clone(), password: previous.password.clone() });
         std::iter::once(current).chain(previous).collect()

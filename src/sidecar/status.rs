@@ -37,6 +37,8 @@ pub struct Status {
     pub rejection: Option<Rejection>,
     /// The link to the operator; null without `--operator`.
     pub operator: Option<Operator>,
+    /// Logins refused since the start, by reason: `too_many_clients`, `credentials` or `other`.
+    pub refused_logins: BTreeMap<String, u64>,
     /// One for each policy, ordered by the database's name.
     pub pools: Vec<Pool>,
     /// One for each connected client, ordered by pid.

@@ -1,11 +1,13 @@
 //! Leaders that die, come back or do not know that they lead no more; an API server that goes away.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use poolkeeper::contract::{ToOperator, ToSidecar};
+use poolkeeper::operator::certs::Authority;
 use serde_json::json;
 
 use super::talker::Talker;
@@ -138,8 +140,19 @@ async fn a_new_authority_reaches_those_who_are_there() {
     let pod = world.pod("orders-1", "orders").await;
     let mut sidecar = Talker::of(&world, &operator, &pod).await;
     let before = world.authorities().await;
-    let secrets: Api<k8s_openapi::api::core::v1::Secret> = Api::namespaced(world.client.clone(), HOME);
+    // Deleted by mistake: it comes back as it was.
+    let secrets: Api<Secret> = Api::namespaced(world.client.clone(), HOME);
     secrets.delete("poolkeeper-ca", &Default::default()).await.unwrap();
+    let end = Instant::now() + PATIENCE * 3;
+    while secrets.get_opt("poolkeeper-ca").await.unwrap().is_none() {
+        assert!(Instant::now() < end, "the authority does not come back");
+        sidecar.say(&ToOperator::Ping).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(before, world.authorities().await);
+    let mut secret = secrets.get("poolkeeper-ca").await.unwrap();
+    secret.data = Some(Authority::new(SystemTime::now()).unwrap().write());
+    secrets.replace("poolkeeper-ca", &Default::default(), &secret).await.unwrap();
     let listening = async {
         loop {
             match sidecar.hear().await {
@@ -190,4 +203,71 @@ async fn an_operator_that_dies_at_any_moment_leaves_nothing_half_done() {
     sidecar.report_applied().await;
     world.until("orders", &["Programmed=True/AllPodsApplied", "Ready=True/Ready"]).await;
     world.until_pod("orders-1", "PoolConfigured=True/Applied").await;
+}
+
+#[tokio::test]
+async fn what_happened_while_the_watch_was_away_and_is_forgotten_is_listed_anew() {
+    let world = World::new().await;
+    let operator = world.operator("a");
+    world.apply("gone", "gone", json!({ "size": 1 })).await;
+    world.apply("orders", "orders", json!({ "size": 5 })).await;
+    let (pod, _) = (world.pod("orders-1", "orders").await, world.pod("gone-1", "gone").await);
+    let mut sidecar = Talker::of(&world, &operator, &pod).await;
+    sidecar.until_size(5).await;
+    assert_eq!(operator.metric("poolkeeper_operator_objects{kind=\"policy\"}"), 2.0);
+    operator.signal("STOP");
+    world.delete_policy("gone").await;
+    world.delete_pod("gone-1").await;
+    world.apply("orders", "orders", json!({ "size": 6 })).await;
+    world.server.stop();
+    world.server.forget_the_past();
+    world.server.start_again();
+    operator.signal("CONT");
+    operator.until_it_leads();
+    let mut sidecar = Talker::of(&world, &operator, &pod).await;
+    sidecar.until_size(6).await;
+    sidecar.report_applied().await;
+    world.until("orders", &["Programmed=True/AllPodsApplied"]).await;
+    eventually("what is gone is forgotten", || {
+        operator.metric("poolkeeper_operator_objects{kind=\"policy\"}") == 1.0
+            && operator.metric("poolkeeper_operator_objects{kind=\"pod\"}") == 1.0
+    });
+    assert!(operator.log().contains("too old resource version"), "it was told 410:\n{}", operator.log());
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_ends_no_term_and_no_stream() {
+    let world = World::new().await;
+    let clock = tempfile::NamedTempFile::new().unwrap();
+    let jump = |to: &str| std::fs::write(clock.path(), to).unwrap();
+    jump("+0");
+    let operator = world.operator_by("a", clock.path());
+    operator.until_it_leads();
+    world.apply("orders", "orders", json!({ "size": 5 })).await;
+    let pod = world.pod("orders-1", "orders").await;
+    let mut sidecar = Talker::of(&world, &operator, &pod).await;
+    sidecar.until_size(5).await;
+    sidecar.report_applied().await;
+    let term = sidecar.term;
+    let status = world.until("orders", &["Programmed=True/AllPodsApplied"]).await;
+    for (size, to) in [(6, "+3h"), (7, "-2d"), (8, "+40d"), (9, "+0")] {
+        jump(to);
+        // Longer than a claim on the Lease lasts.
+        let end = Instant::now() + Duration::from_secs(9);
+        while Instant::now() < end {
+            sidecar.say(&ToOperator::Ping).await;
+            assert!(operator.leads(), "at {to}:\n{}", operator.log());
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        world.apply("orders", "orders", json!({ "size": size })).await;
+        sidecar.until_size(size).await;
+        sidecar.report_applied().await;
+        let status = world.until("orders", &["Programmed=True/AllPodsApplied", "Ready=True/Ready"]).await;
+        assert_eq!(status["pods"]["applied"], 1);
+    }
+    assert_eq!((sidecar.term, Talker::of(&world, &operator, &pod).await.term), (term, term));
+    assert_eq!(status["pods"]["summary"], "1/1");
+    let log = operator.log();
+    let months: std::collections::BTreeSet<_> = log.lines().filter_map(|line| line.get(14..21)).collect();
+    assert!(months.len() > 1, "the clock stood where it was: {months:?}");
 }

@@ -8,6 +8,8 @@ mod support;
 mod faults;
 mod fleet;
 mod repair;
+mod rotation;
+mod sidecar;
 mod status;
 mod streams;
 mod talker;

@@ -225,6 +225,26 @@ async fn a_policy_that_breaks_a_rule_is_given_to_nobody() {
 }
 
 #[tokio::test]
+async fn what_takes_no_status_is_told_of_by_an_event() {
+    let world = World::new().await;
+    // An older CRD let it through; under the present one the API server takes no status of it.
+    world.loosen_the_schema().await;
+    world.apply_spec("strange", json!({ "database": 7, "pool": { "size": { "a": [] } } })).await;
+    world.server.kubectl_ok(&["replace", "-f", concat!(env!("CARGO_MANIFEST_DIR"), "/crds")]);
+    let _operator = world.operator("a");
+    let end = std::time::Instant::now() + crate::support::PATIENCE;
+    while world.events("strange").await != ["Invalid"] {
+        let (events, status) = (world.events("strange").await, world.status("strange").await);
+        assert!(std::time::Instant::now() < end, "{events:?}, {status}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Nor can it be applied over.
+    world.delete_policy("strange").await;
+    world.apply("strange", "orders", json!({ "size": 8 })).await;
+    world.until("strange", &["Accepted=True/Accepted"]).await;
+}
+
+#[tokio::test]
 async fn a_fleet_at_rest_writes_nothing() {
     let world = World::new().await;
     let operator = world.operator("a");

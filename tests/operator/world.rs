@@ -45,7 +45,12 @@ impl World {
 
     /// An operator that has begun to run, with the rights of its ServiceAccount.
     pub fn operator(&self, identity: &str) -> Operator {
-        Operator::start(&self.dir.path().join("kubeconfig"), identity)
+        Operator::start(&self.dir.path().join("kubeconfig"), identity, None)
+    }
+
+    /// The same with a wall clock that is as far off as the file `clock` says: `+1h`.
+    pub fn operator_by(&self, identity: &str, clock: &Path) -> Operator {
+        Operator::start(&self.dir.path().join("kubeconfig"), identity, Some(clock))
     }
 
     pub fn policies(&self) -> Api<DynamicObject> {
@@ -219,7 +224,7 @@ pub struct Operator {
 }
 
 impl Operator {
-    pub fn start(kubeconfig: &Path, identity: &str) -> Self {
+    pub fn start(kubeconfig: &Path, identity: &str, clock: Option<&Path>) -> Self {
         let [stream, webhook, http] = [(); 3].map(|()| process::free_port());
         let dir = tempfile::Builder::new().prefix("pk-operator-").tempdir().unwrap();
         let mut command = process::command(Path::new(env!("CARGO_BIN_EXE_poolkeeper")), None, "KILL");
@@ -236,6 +241,12 @@ impl Operator {
         command.args(["--stream", &format!("127.0.0.1:{stream}"), "--http", &format!("127.0.0.1:{http}")]);
         command.args(["--advertise", &format!("198.18.0.1:{stream}"), "--image", "poolkeeper:test"]);
         command.args(["--webhook", &format!("127.0.0.1:{webhook}")]);
+        if let Some(clock) = clock {
+            let library = format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH);
+            assert!(Path::new(&library).exists(), "this test needs Debian's libfaketime (scripts/setup has it)");
+            command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", clock);
+            command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
         command.stdin(Stdio::null()).stderr(fs::File::create(dir.path().join("log")).unwrap());
         let child = process::spawn(command);
         Self { stream, webhook, http, child, dir }

@@ -6,8 +6,11 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use kube::api::{ObjectMeta, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
+use serde_json::json;
 use std::fs;
+use std::io::{Read, Write};
 use std::ops::Deref;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -212,6 +215,24 @@ impl ApiServer {
         while !self.kubectl(&["get", "--raw", "/readyz"]).status.success() {
             assert!(Instant::now() < end, "the API server did not start again in {START:?}");
         }
+    }
+
+    /// Makes etcd forget everything but the present: who goes on from an earlier version is told 410.
+    pub fn forget_the_past(&self) {
+        let dir = self.own.as_ref().expect("an external etcd is left alone").dir.path();
+        let ask = |path: &str, body: serde_json::Value| -> serde_json::Value {
+            let mut stream = UnixStream::connect(dir.join("etcd.sock:0")).unwrap();
+            let (body, length) = (body.to_string(), body.to_string().len());
+            let head = format!("POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+            stream.write_all((head + &body).as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains(" 200 "), "{answer}");
+            serde_json::from_str(body).unwrap()
+        };
+        let now = ask("/v3/kv/range", json!({ "key": "AA==" }));
+        ask("/v3/kv/compaction", json!({ "revision": now["header"]["revision"], "physical": true }));
     }
 
     /// What kube-apiserver has logged so far.

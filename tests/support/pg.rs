@@ -31,6 +31,17 @@ pub struct Options {
     pub max_connections: u32,
     /// Which PostgreSQL.
     pub release: Release,
+    /// Where it runs, if not on this machine's loopback address.
+    pub place: Option<Place>,
+}
+
+/// Another network in which a server runs. Its unix socket is on this machine all the same.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// What it listens on there.
+    pub address: String,
+    /// A command that becomes another one, in that network.
+    pub enter: Vec<String>,
 }
 
 /// Which PostgreSQL a test runs on.
@@ -58,7 +69,7 @@ impl Release {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { conf: vec![], hba: vec![], tls: None, max_connections: 200, release: Release::System }
+        Self { conf: vec![], hba: vec![], tls: None, max_connections: 200, release: Release::System, place: None }
     }
 }
 
@@ -68,6 +79,7 @@ pub struct Postgres {
     pub port: u16,
     dir: tempfile::TempDir,
     bin: PathBuf,
+    enter: Vec<String>,
     child: Mutex<Child>,
 }
 
@@ -89,8 +101,9 @@ impl Postgres {
         for path in [dir.path().to_owned(), sockets, data.join("postgresql.auto.conf"), data.join("pg_hba.conf")] {
             own(&path);
         }
-        let child = Mutex::new(launch(&bin, dir.path()));
-        let server = Self { port, dir, bin, child };
+        let enter = options.place.clone().map(|place| place.enter).unwrap_or_default();
+        let child = Mutex::new(launch(&bin, dir.path(), &enter));
+        let server = Self { port, dir, bin, enter, child };
         server.wait();
         let mut admin = server.admin("postgres");
         admin.query(&format!("ALTER ROLE {ADMIN} PASSWORD '{ADMIN_PASSWORD}'")).unwrap();
@@ -190,7 +203,7 @@ impl Postgres {
     /// Starts it again on the same port with the same data after [`Self::kill`] or [`Self::stop`].
     pub fn start_again(&self) {
         let _ = fs::remove_file(self.dir.path().join("data/postmaster.pid"));
-        *self.child.lock().unwrap() = launch(&self.bin, self.dir.path());
+        *self.child.lock().unwrap() = launch(&self.bin, self.dir.path(), &self.enter);
         self.wait();
     }
 
@@ -250,8 +263,9 @@ fn share(slot: &Mutex<Weak<Postgres>>, release: Release) -> Arc<Postgres> {
 }
 
 fn conf(options: &Options, port: u16, sockets: &Path) -> String {
+    let address = options.place.as_ref().map_or("127.0.0.1", |place| &place.address);
     let mut conf = format!(
-        "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{}'\n\
+        "listen_addresses = '{address}'\nport = {port}\nunix_socket_directories = '{}'\n\
          max_connections = {}\nsuperuser_reserved_connections = 3\nfsync = off\nsynchronous_commit = off\n\
          full_page_writes = off\nautovacuum = off\nshared_buffers = 16MB\njit = off\nlog_min_messages = warning\n\
          log_line_prefix = '%m [%p] '\npassword_encryption = 'scram-sha-256'\n",
@@ -265,9 +279,9 @@ fn conf(options: &Options, port: u16, sockets: &Path) -> String {
     conf + &options.conf.join("\n") + "\n"
 }
 
-fn launch(bin: &Path, dir: &Path) -> Child {
+fn launch(bin: &Path, dir: &Path, enter: &[String]) -> Child {
     let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).unwrap();
-    let mut command = process::command(&bin.join("postgres"), user(), "QUIT");
+    let mut command = process::within(enter, process::command(&bin.join("postgres"), user(), "QUIT"));
     command.arg("-D").arg(dir.join("data")).current_dir(dir).stdin(Stdio::null());
     command.stdout(log.try_clone().unwrap()).stderr(log);
     process::spawn(command)

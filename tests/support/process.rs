@@ -64,6 +64,14 @@ pub fn command(program: &std::path::Path, user: Option<&str>, death: &str) -> Co
     command
 }
 
+/// A command that another one becomes: `enter` in front of it.
+pub fn within(enter: &[String], command: Command) -> Command {
+    let Some((first, rest)) = enter.split_first() else { return command };
+    let mut outer = Command::new(first);
+    outer.args(rest).arg(command.get_program()).args(command.get_args());
+    outer
+}
+
 /// The name of a user's own group.
 fn group_of(user: &str) -> String {
     let out = Command::new("id").args(["-gn", user]).output().unwrap();

@@ -11,7 +11,7 @@ pub struct DbPoolPolicyStatus {
     /// The generation that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Accepted, ResolvedRefs, Programmed and Ready; True is good in each.
+    /// Accepted, ResolvedRefs, Programmed and Ready, and CredentialsRotated while credentials change; True is good in each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Option<Vec<Condition>>,

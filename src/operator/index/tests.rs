@@ -1,6 +1,8 @@
 #![allow(clippy::unwrap_used)]
 use serde_json::{Value, json};
 
+use k8s_openapi::jiff::Timestamp;
+
 use super::*;
 use crate::api::resolve::resolve_value;
 

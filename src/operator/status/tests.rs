@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::api::resolve::{Problem, resolve_value};
-use crate::contract::{Health, Numbers, References};
+use crate::contract::{Credentials, Health, Numbers, References};
 use crate::operator::index::{Assigned, Key, Policy};
 
 fn view(standing: Standing) -> PolicyView {
@@ -24,7 +24,15 @@ fn fact(pod: &str, progress: Progress) -> Fact {
     let numbers = Numbers { size: 20, max_overflow: 10, limit: Some(30), in_use: 12, ..Numbers::default() };
     let references = References { state: ReferenceState::Resolved, message: String::new() };
     let health = Health { state: HealthState::Connected, message: String::new() };
-    Fact { pod: pod.into(), progress, restart: vec![], references: Some(references), health, numbers: Some(numbers) }
+    Fact {
+        pod: pod.into(),
+        progress,
+        restart: vec![],
+        references: Some(references),
+        credentials: None,
+        health,
+        numbers: Some(numbers),
+    }
 }
 
 fn at(second: i64) -> Timestamp {
@@ -206,4 +214,25 @@ fn a_new_leader_answers_for_no_pod_that_came_meanwhile() {
 fn numbers_are_rounded() {
     assert_eq!([rounded(0), rounded(99), rounded(104), rounded(1_257), rounded(99_999)], [0, 99, 100, 1_300, 100_000]);
     assert_eq!([duration(400), duration(12_345), duration(3_000_000)], ["400us", "12ms", "3s"]);
+}
+
+#[test]
+fn a_rotation_is_spoken_of_while_it_lasts() {
+    let read = |pod: &str, mark, changed| {
+        let credentials = Some(Credentials { mark, changed, ..Credentials::default() });
+        Fact { credentials, ..fact(pod, Progress::Applied) }
+    };
+    let before = made(Standing::Accepted, &[read("a", 1, None), read("b", 1, None)], None);
+    assert_eq!(shown(&before), GOOD);
+    let one = made(Standing::Accepted, &[read("a", 2, Some(1)), read("b", 1, None)], Some(&before));
+    assert_eq!(shown(&one)[..4], GOOD, "which lowers nothing");
+    assert_eq!(shown(&one)[4..], ["CredentialsRotated=False/SecretNotReadByAll"]);
+    // A leader that has just begun keeps what was said.
+    let early = [read("a", 2, Some(1)), Fact { credentials: None, ..fact("b", Progress::Early) }];
+    assert_eq!(status(&view(Standing::Accepted), &early, Some(&one), false, at(2)), None);
+    let both = [read("a", 2, Some(1)), read("b", 2, Some(2))];
+    let all = made(Standing::Accepted, &both, Some(&one));
+    assert_eq!(shown(&all)[4..], ["CredentialsRotated=True/AllRead"]);
+    let later = status(&view(Standing::Accepted), &both, Some(&all), true, at(700)).unwrap();
+    assert_eq!(shown(&later), GOOD);
 }

@@ -70,6 +70,13 @@ impl Verifier {
     }
 }
 
+/// A few bits by which two that know a user's password see that they know the same: as slow to guess by as a verifier,
+/// and too few to tell many guesses apart.
+pub fn mark(user: &str, password: &str) -> u32 {
+    let [a, b, c, d, ..] = salted_password(password.as_bytes(), format!("poolkeeper {user}").as_bytes(), ITERATIONS);
+    u32::from_be_bytes([a, b, c, d])
+}
+
 fn hmac(key: &[u8], message: &[u8]) -> Key {
     keyed(key).chain_update(message).finalize().into_bytes().into()
 }

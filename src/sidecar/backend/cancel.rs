@@ -28,6 +28,8 @@ pub struct CancelTarget {
     pub(super) addr: connect::Addr,
     /// The process id that the server gave.
     pub(super) pid: i32,
+    /// Who we are there.
+    role: Box<str>,
     key: Vec<u8>,
     under_way: AtomicU32,
     ended: Notify,
@@ -86,16 +88,22 @@ pub struct Targets {
 }
 
 impl Targets {
-    /// A server was opened, which gave this process id and this key.
-    pub fn add(&self, addr: connect::Addr, pid: i32, key: Vec<u8>) -> Arc<CancelTarget> {
+    /// A server was opened as this role, which gave this process id and this key.
+    pub fn add(&self, addr: connect::Addr, role: &str, pid: i32, key: Vec<u8>) -> Arc<CancelTarget> {
         let number = self.numbers.fetch_add(1, Relaxed) + 1;
         let (under_way, ended) = (AtomicU32::new(0), Notify::new());
-        let target = Arc::new(CancelTarget { number, addr, pid, key, under_way, ended });
+        let target = Arc::new(CancelTarget { number, addr, pid, role: role.into(), key, under_way, ended });
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         // Servers are opened seldom: the right moment to forget those that have ended.
         open.retain(|_, target| target.strong_count() > 0);
         open.insert(number, Arc::downgrade(&target));
         target
+    }
+
+    /// Whether any server is open as another role.
+    pub fn has_other_than(&self, role: &str) -> bool {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.values().filter_map(Weak::upgrade).any(|target| *target.role != *role)
     }
 
     fn get(&self, number: u64) -> Option<Arc<CancelTarget>> {
@@ -157,7 +165,7 @@ mod tests {
 
     fn target(targets: &Targets) -> Arc<CancelTarget> {
         let addr = connect::Addr::Unix("/nowhere".into());
-        targets.add(addr, 1, vec![1, 2, 3, 4])
+        targets.add(addr, "app", 1, vec![1, 2, 3, 4])
     }
 
     #[test]

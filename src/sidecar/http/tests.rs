@@ -80,13 +80,18 @@ async fn api_health_sums_or_shows_one() {
 #[actix_web::test]
 async fn status_and_metrics_hold_no_secret() {
     let state = state(Fixture::new(&[policy("orders", "Config")]));
-    for path in ["/status", "/metrics"] {
+    for path in ["/", "/status", "/metrics"] {
         let (code, body, headers) = ask(&state, Method::GET, path).await;
         assert_eq!(code, 200);
         assert!(body.contains("orders"));
         assert!(!body.contains(crate::sidecar::gather::tests::PASSWORD), "{path}");
         let kind = headers.get(CONTENT_TYPE).unwrap().to_str().unwrap();
-        assert_eq!(kind, if path == "/status" { "application/json" } else { metrics::CONTENT_TYPE });
+        let expected = match path {
+            "/" => "text/html; charset=utf-8",
+            "/status" => "application/json",
+            _ => metrics::CONTENT_TYPE,
+        };
+        assert_eq!(kind, expected);
     }
     let (_, body) = get(&state, "/metrics").await;
     assert!(body.ends_with("# EOF\n"));
@@ -95,13 +100,13 @@ async fn status_and_metrics_hold_no_secret() {
 #[actix_web::test]
 async fn only_get_and_head_of_known_paths() {
     let state = state(Fixture::new(&[policy("orders", "Config")]));
-    for path in ["/livez", "/readyz", "/startupz", "/status", "/metrics", "/api/health"] {
+    for path in ["/", "/livez", "/readyz", "/startupz", "/status", "/metrics", "/api/health"] {
         for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS, Method::TRACE] {
             assert_eq!(ask(&state, method.clone(), path).await.0, 405, "{method} {path}");
         }
         assert_eq!(ask(&state, Method::HEAD, path).await.0, 200, "HEAD {path}");
     }
-    for path in ["/", "/metrics/", "/status/../etc/passwd", "/api"] {
+    for path in ["/index.html", "/metrics/", "/status/../etc/passwd", "/api"] {
         assert_eq!(get(&state, path).await.0, 404, "{path}");
     }
 }

@@ -1,14 +1,15 @@
 //! What is reported, and when: at once if what people act upon has changed, else on a beat and only if anything has.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::resolve::{Listen, Readiness};
 use crate::contract::{
-    self, Applied, Band, Health, HealthState, Numbers, PING, PolicyReport, ReferenceState, References, Rejected, Report,
+    self, Applied, Band, Credentials, Health, HealthState, Numbers, PING, PolicyReport, ReferenceState, References,
+    Rejected, Report,
 };
 use crate::sidecar::database::{Database, Registered};
 use crate::sidecar::probe::{Verdict, is_refused_login};
@@ -138,6 +139,7 @@ impl Facts {
                 _ => Vec::new(),
             },
             references: References { state: ReferenceState::Resolved, message: String::new() },
+            credentials: Some(credentials(&database)),
             health: health(&database.health.status(Readiness::Config, now)),
             numbers: Some(numbers(&database, waits)),
         })
@@ -222,6 +224,18 @@ fn moved(bound: &Bound, wanted: &Listen) -> Vec<String> {
         ("spec.listen.socket", bound.socket != wanted.socket),
     ];
     fields.into_iter().filter(|(_, moved)| *moved).map(|(field, _)| field.to_owned()).collect()
+}
+
+fn credentials(database: &Database) -> Credentials {
+    let settings = database.settings();
+    let (current, previous) = (&settings.credentials, settings.credentials.previous.as_ref());
+    let seconds = |since: SystemTime| since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Credentials {
+        mark: settings.mark,
+        changed: previous.and_then(|previous| i64::try_from(seconds(previous.since)).ok()),
+        role_changed: previous.is_some_and(|previous| previous.user != current.user),
+        old_role_in_use: previous.is_some() && database.backend.targets().has_other_than(&current.user),
+    }
 }
 
 fn health(known: &status::Health) -> Health {

@@ -88,6 +88,7 @@ pub async fn login<F: Front>(
         }
         Err(Stop::Refused(code, reason)) => {
             tracing::info!(peer, code = code.as_str(), reason = &*reason, "a login was refused");
+            front.refused(code);
             let _ = timeout(LEAVING, greeting.refuse(&code, &reason)).await;
             None
         }

@@ -17,7 +17,6 @@ use super::*;
 
 use crate::pg::auth::Secret;
 use crate::pg::connect::{self, ConnectError, Credentials, Phase, Session, Target, Tls};
-use crate::pg::error::SqlState;
 use crate::pg::frame;
 use crate::pg::message::{self, ErrorFields};
 use crate::pg::startup::{CANCEL_REQUEST, GSS_REQUEST, SSL_REQUEST, startup_message};
@@ -26,6 +25,7 @@ use crate::pg::startup::{CANCEL_REQUEST, GSS_REQUEST, SSL_REQUEST, startup_messa
 struct Shop {
     verifiers: Vec<Verifier>,
     cancels: Mutex<Vec<(i32, Vec<u8>)>>,
+    refused: Mutex<Vec<String>>,
 }
 
 impl Front for Shop {
@@ -45,6 +45,10 @@ impl Front for Shop {
 
     fn is_own(&self, _: &StartupSet) -> bool {
         false
+    }
+
+    fn refused(&self, code: SqlState) {
+        self.refused.lock().unwrap().push(code.as_str().to_owned());
     }
 
     async fn cancel(&self, pid: i32, key: &[u8]) {
@@ -76,7 +80,8 @@ fn house(rules: Rules) -> House {
         (salt, Verifier::new("secret", salt))
     });
     let (salt, verifiers) = (SECRET.0, vec![SECRET.1.clone()]);
-    House { door: Arc::new(Door::new(rules, salt)), shop: Arc::new(Shop { verifiers, cancels: Mutex::default() }) }
+    let shop = Shop { verifiers, cancels: Mutex::default(), refused: Mutex::default() };
+    House { door: Arc::new(Door::new(rules, salt)), shop: Arc::new(shop) }
 }
 
 /// A login under way.
@@ -307,6 +312,7 @@ async fn too_many_clients_are_told_so_and_can_still_cancel() {
     let (mut client, second) = house.visit();
     client.write_all(&app()).await.unwrap();
     assert_eq!(all(&mut client).await, ["FATAL 53300 sorry, too many clients already: the limit is 1"]);
+    assert_eq!(*house.shop.refused.lock().unwrap(), ["53300"]);
     drop(client);
     assert!(second.await.unwrap().is_none());
     let mut cancel = Vec::new();

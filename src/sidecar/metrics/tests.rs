@@ -58,6 +58,7 @@ fn text(pools: Vec<Pool>) -> String {
     render(Status {
         version: "1.0.0".into(),
         commit: "c0ffee".into(),
+        refused_logins: map(&[("too_many_clients", 2)]),
         operator: Some(Operator {
             connected: true,
             since_seconds: 1.5,

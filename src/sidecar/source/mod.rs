@@ -34,7 +34,7 @@ use crate::api::resolve::{Listen, Resolved};
 use crate::contract;
 use crate::pg::auth::Secret;
 
-/// For how long a replaced password is still accepted from clients, and tried at servers that refuse the new one.
+/// For how long a replaced password is still accepted from clients.
 pub const OVERLAP: Duration = Duration::from_secs(300);
 
 /// What a reader sees at any time.
@@ -107,14 +107,17 @@ pub struct Credentials {
     pub ca_pem: Option<Arc<[u8]>>,
 }
 
-/// Credentials that were replaced.
+/// Credentials that were replaced: servers that refuse the new password are asked with these, however long the role's own
+/// change is in coming (decision 27).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Previous {
     /// The user's name then.
     pub user: String,
     /// The password then.
     pub password: Secret,
-    /// Until when they are accepted and tried.
+    /// When they were replaced.
+    pub since: SystemTime,
+    /// Until when they are accepted from clients.
     pub until: Instant,
 }
 

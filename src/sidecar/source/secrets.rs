@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -213,13 +213,13 @@ impl Secrets {
     }
 }
 
-/// What was replaced: the pair before if it is another, else what that one replaced, while it counts.
+/// What was replaced: the pair before if it is another, else what that one replaced.
 fn previous(before: &Credentials, user: &str, password: &Secret, now: Instant) -> Option<Previous> {
     if before.user == user && before.password == *password {
-        return before.previous.clone().filter(|previous| previous.until > now);
+        return before.previous.clone();
     }
     let (user, password) = (before.user.clone(), before.password.clone());
-    Some(Previous { user, password, until: now + OVERLAP })
+    Some(Previous { user, password, since: SystemTime::now(), until: now + OVERLAP })
 }
 
 /// A file's text without the line end that editors and `echo` leave.
