@@ -107,7 +107,8 @@ impl Node {
     /// Installs the chart as it is by default, whatever is there, and waits until its operators are ready.
     pub fn install(&self) {
         let chart = root("charts/poolkeeper");
-        let release = ["upgrade", "--install", HOME, chart.to_str().unwrap(), "--namespace", HOME, "--create-namespace"];
+        let release =
+            ["upgrade", "--install", HOME, chart.to_str().unwrap(), "--namespace", HOME, "--create-namespace"];
         self.helm(&[release.as_slice(), &["--reset-values", "--wait", "--timeout", "5m"]].concat());
     }
 
