@@ -192,7 +192,8 @@ impl Postgres {
         if name.starts_with(b"pk_") && (sql == b"DISCARD SEQUENCES" || sql == b"DEALLOCATE ALL") {
             self.asides.insert(name.clone(), sql.to_vec());
         }
-        if self.names_are_the_poolers && !name.is_empty() {
+        // A client that looks at names has its own ones on the server, and may use one twice.
+        if self.names_are_the_poolers && name.starts_with(b"pk_") {
             // With an empty text it is there to be refused: the client has used a name of its own twice.
             let twice = self.prepared.contains(&name) && !sql.is_empty();
             assert!(!twice || self.doubtful.contains(&name), "prepared twice");

@@ -69,10 +69,10 @@ fn check_startup(startup: &Startup, taken: usize) {
     let again = initial(&bytes, bytes.len());
     assert_eq!(again, Ok(Some((Initial::Startup(startup.clone()), bytes.len()))));
 
-    assert!([0, startup::NEWEST_MINOR].contains(&startup.negotiated()));
-    if startup.needs_negotiation() {
+    assert!([0, startup::NEWEST_MINOR].contains(&startup.negotiated(startup::NEWEST_MINOR)));
+    if startup.needs_negotiation(startup::NEWEST_MINOR) {
         let mut answer = Vec::new();
-        negotiate_protocol_version(&mut answer, startup.negotiated(), unknown_options);
+        negotiate_protocol_version(&mut answer, startup.negotiated(startup::NEWEST_MINOR), unknown_options);
         assert!(matches!(frame::whole(&answer), Ok(Some(whole)) if whole.total() == answer.len()));
     }
     check_set(parameters);

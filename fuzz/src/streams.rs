@@ -92,6 +92,7 @@ impl Pair {
             max_buffered: self.max_buffered,
             application: self.application,
             prepares: false,
+            disconnect: None,
             client: 7,
             statements: &self.registry,
             stats: &self.stats,
@@ -101,6 +102,7 @@ impl Pair {
             names: &mut self.names,
             server,
             rules: &rules,
+            first: false,
             changeable: false,
         };
         if !std::mem::replace(&mut self.entered, true) {

@@ -51,6 +51,8 @@ pub enum Purpose {
     Audit,
     /// To go ahead of a message inside the client's batch, whose fate it shares.
     Aside,
+    /// To make a server know the client's statements by the client's own names; one that fails is left out.
+    Naming,
 }
 
 /// What else happens when an answer arrives.
@@ -62,6 +64,8 @@ struct Also {
     purpose: Option<Purpose>,
     /// It uses a name again.
     reused: bool,
+    /// It stands for a message that is refused, and must fail.
+    refused: bool,
     /// The client's names change.
     names: bool,
     /// The server's cache has a Parse under way.
@@ -234,7 +238,7 @@ impl Exchange {
         match purpose {
             Purpose::Preface => self.preface = self.preface.saturating_add_signed(more),
             Purpose::Audit => self.audit = self.audit.saturating_add_signed(more),
-            Purpose::Aside => {}
+            Purpose::Aside | Purpose::Naming => {}
         }
     }
 
@@ -249,6 +253,18 @@ impl Exchange {
     /// The client's name for the statement that the server is at now, if that uses a name again.
     pub fn reused_name(&self) -> Option<&[u8]> {
         self.owed.front().filter(|owed| owed.also.reused).and_then(|_| self.reused.front()).map(|name| &**name)
+    }
+
+    /// A message that must fail is sent now in place of one that is refused: a Query, or one of a batch. `names`: the
+    /// client's names change with its fate.
+    pub fn refused(&mut self, expect: Expect, names: bool) {
+        self.batch = expect != Expect::Query;
+        self.owed.push_back(Owed::new(expect, Also { names, refused: true, ..Also::default() }));
+    }
+
+    /// Whether the server is at a message that stands for a refused one: its error is ours to word.
+    pub fn is_refused(&self) -> bool {
+        self.owed.front().is_some_and(|owed| owed.also.refused)
     }
 
     /// A preface is not confirmed yet. Until then one batch of the client at most may be sent behind it: a server
@@ -299,6 +315,12 @@ impl Exchange {
     pub fn parse(&mut self, names: bool) {
         self.batch = true;
         self.owed.push_back(Owed::new(Expect::Parse, Also { names, parsing: true, ..Also::default() }));
+    }
+
+    /// A client's Parse is sent now as it is, under the client's own name.
+    pub fn parse_as_named(&mut self, names: bool) {
+        self.batch = true;
+        self.owed.push_back(Owed::new(Expect::Parse, Also { names, ..Also::default() }));
     }
 
     /// A Parse of our own is sent now: the server lacks a statement.
@@ -460,10 +482,10 @@ impl Exchange {
                 return Ok(Verdict::Forward);
             }
             (b'E', _) => {
-                self.audit_failed = true;
+                self.audit_failed |= purpose == Purpose::Audit;
                 while self.owed.front().is_some_and(|owed| owed.expect != Expect::Sync) {
                     self.owed.pop_front();
-                    self.audit -= 1;
+                    self.count(purpose, -1);
                 }
                 return Ok(Verdict::Swallow);
             }
@@ -472,7 +494,7 @@ impl Exchange {
             | (b'3', Expect::Close)
             | (b'n' | b'T', Expect::DescribeStatement)
             | (b'C', Expect::Execute) => {}
-            (b'Z', Expect::Sync) if matches!(body, b"I") || purpose == Purpose::Audit => {
+            (b'Z', Expect::Sync) if matches!(body, b"I") || matches!(purpose, Purpose::Audit | Purpose::Naming) => {
                 self.status = body.first().copied().unwrap_or(b'E');
             }
             _ => return Err(OutOfStep { tag, expected: Some(expect) }),

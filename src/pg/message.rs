@@ -78,6 +78,36 @@ pub fn error_response(
     });
 }
 
+/// ErrorResponse of severity ERROR that names the routine of PostgreSQL's which says it: some drivers go by that.
+pub fn error_response_of(out: &mut Vec<u8>, code: &SqlState, text: &str, routine: &str) {
+    frame(out, b'E', |out| {
+        for (field, text) in [(b'S', "ERROR"), (b'V', "ERROR"), (b'C', code.as_str()), (b'M', text), (b'R', routine)] {
+            out.push(field);
+            cstr(out, text.as_bytes());
+        }
+        out.push(0);
+    });
+}
+
+/// Parse with everything that follows the name as another Parse had it: the text, a zero byte, the parameter types.
+pub fn parse_tail(out: &mut Vec<u8>, name: &[u8], tail: &[u8]) {
+    frame(out, b'P', |out| {
+        cstr(out, name);
+        out.extend_from_slice(tail);
+    });
+}
+
+/// NoticeResponse of severity NOTICE.
+pub fn notice_response(out: &mut Vec<u8>, code: &str, text: &str) {
+    frame(out, b'N', |out| {
+        for (field, text) in [(b'S', "NOTICE"), (b'V', "NOTICE"), (b'C', code), (b'M', text)] {
+            out.push(field);
+            cstr(out, text.as_bytes());
+        }
+        out.push(0);
+    });
+}
+
 /// ReadyForQuery with the transaction status `I`, `T` or `E`.
 pub fn ready_for_query(out: &mut Vec<u8>, status: u8) {
     frame(out, b'Z', |out| out.push(status));

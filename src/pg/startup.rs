@@ -101,15 +101,15 @@ impl StartupError {
 }
 
 impl Startup {
-    /// The minor version that will be spoken: 2 if at least that was asked for, else 0 (3.1 was never in use;
-    /// PostgreSQL 18 treats it as 3.0).
-    pub fn negotiated(&self) -> u16 {
-        if self.minor >= NEWEST_MINOR { NEWEST_MINOR } else { 0 }
+    /// The minor version that will be spoken where `newest` (0 or [`NEWEST_MINOR`]) is: 2 if at least that was asked for,
+    /// else 0 (3.1 was never in use; PostgreSQL 18 treats it as 3.0).
+    pub fn negotiated(&self, newest: u16) -> u16 {
+        if self.minor >= NEWEST_MINOR { newest } else { 0 }
     }
 
     /// Whether NegotiateProtocolVersion is owed: a newer version or an unknown option was asked for.
-    pub fn needs_negotiation(&self) -> bool {
-        self.minor > NEWEST_MINOR || !self.unknown_options.is_empty()
+    pub fn needs_negotiation(&self, newest: u16) -> bool {
+        self.minor > newest || !self.unknown_options.is_empty()
     }
 }
 

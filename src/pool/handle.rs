@@ -79,7 +79,14 @@ impl<B: Backend> Pool<B> {
     /// A connection opened with `key`, if one is there that needs no looking after: what [`Pool::checkout`] would give at
     /// once. It never overtakes anybody.
     pub fn checkout_now(&self, key: &B::Key, now: Instant) -> Option<Lease<B>> {
-        let (id, conn, serial) = self.0.lock().lend(&self.0, key, now)?;
+        self.checkout_again(key, None, now)
+    }
+
+    /// As [`Pool::checkout_now`], but rather the connection with the number `last` ([`Lease::id`]) than the first in order, if
+    /// that one is idle: for who has left something there that would have to be made anew elsewhere. SQLAlchemy's pool knows
+    /// no such wish; without one nothing differs from it.
+    pub fn checkout_again(&self, key: &B::Key, last: Option<u64>, now: Instant) -> Option<Lease<B>> {
+        let (id, conn, serial) = self.0.lock().lend(&self.0, key, last, now)?;
         Some(Lease::new(self.0.clone(), id, conn, serial, false))
     }
 

@@ -167,8 +167,14 @@ impl<B: Backend> State<B> {
     }
 
     /// A connection of this key with nothing to follow from lending it, with its number.
-    pub fn lend(&mut self, shared: &Shared<B>, key: &B::Key, now: Instant) -> Option<(ConnId, B::Conn, u64)> {
-        let (place, conn) = self.engine.offer(key, now)?;
+    pub fn lend(
+        &mut self,
+        shared: &Shared<B>,
+        key: &B::Key,
+        last: Option<u64>,
+        now: Instant,
+    ) -> Option<(ConnId, B::Conn, u64)> {
+        let (place, conn) = self.engine.offer(key, last, now)?;
         // If it is not usable that is found again on the long way, which does something about it.
         self.look(shared, conn).ok()?;
         let live = self.conn_slot(conn).take()?;

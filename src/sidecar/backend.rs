@@ -18,6 +18,7 @@ use crate::pg::connect::{self, ConnectError};
 use crate::pg::error::SqlState;
 use crate::pg::exchange::Exchange;
 
+use crate::pg::session::catalog::question;
 use crate::pg::session::prepared::Cache;
 use crate::pg::session::server::{Parameters, Session};
 use crate::pg::startup::StartupSet;
@@ -27,6 +28,8 @@ use crate::pool::{Backend, CloseOutcome, CloseReason, PingError, Replace};
 mod cancel;
 pub mod rows;
 mod simple;
+
+use self::simple::Answer;
 
 pub use self::cancel::{CancelTarget, Held, Targets};
 
@@ -342,6 +345,17 @@ impl PgBackend {
         match tokio::time::timeout(QUICK, asked).await {
             Ok(Ok(answer)) => answer.value.as_deref() != Some(b"f"),
             _ => true,
+        }
+    }
+
+    /// Ends the connections that `postgres_fdw` keeps: `DISCARD ALL` leaves them open. False if they can't be ended.
+    pub async fn disconnect_far(&self, conn: &mut Box<PgConn>) -> bool {
+        let asked = tokio::time::timeout(QUICK, conn.simple(question::FAR_NOW)).await;
+        let Ok(Ok(Answer { status: b'I', failed: false, value })) = asked else { return false };
+        match value.map(String::from_utf8) {
+            None => true,
+            Some(Ok(sql)) if !sql.is_empty() => self.reset(conn, &sql).await.is_ok(),
+            Some(_) => false,
         }
     }
 

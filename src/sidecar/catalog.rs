@@ -26,7 +26,7 @@ use super::backend::PgBackend;
 use super::database::Database;
 use super::status;
 use crate::api::resolve::Mode;
-use crate::pg::session::catalog::{Verdict, defines};
+use crate::pg::session::catalog::{Cure, Verdict, defines, reaches_far};
 use crate::pool::Lease;
 
 /// Servers of an earlier target are gone after this time (they are replaced within 5 s).
@@ -42,6 +42,9 @@ pub struct Catalog {
     state: State,
     incurable: AtomicBool,
     prepares_nothing: AtomicBool,
+    /// To be read without the lock: there is a statement in `disconnect`.
+    disconnects: AtomicBool,
+    disconnect: Mutex<Option<Arc<str>>>,
     read: Mutex<Read>,
     wake: Notify,
     offers: Offers,
@@ -89,6 +92,12 @@ impl Catalog {
     /// Whether a routine may prepare statements by SQL, as far as is known: a scrub deallocates them then.
     pub fn prepares(&self) -> bool {
         !self.prepares_nothing.load(Relaxed)
+    }
+
+    /// The statement that ends the connections that `postgres_fdw` keeps, where that extension is. One load elsewhere.
+    pub fn disconnect(&self) -> Option<Arc<str>> {
+        let kept = || self.disconnect.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.disconnects.load(Relaxed).then(kept).flatten()
     }
 
     /// Something was defined: nothing is known until the catalog has been looked at again.
@@ -139,6 +148,21 @@ impl Catalog {
         }
     }
 
+    /// What asks for more is believed at once, also if something was defined meanwhile: it costs time, never a leak.
+    fn keep_cure(&self, cure: Cure, holds: bool) {
+        if holds || cure.incurable {
+            self.incurable.store(cure.incurable, Relaxed);
+        }
+        if holds || cure.prepares {
+            self.prepares_nothing.store(!cure.prepares, Relaxed);
+        }
+        if holds || cure.disconnect.is_some() {
+            let disconnect = cure.disconnect.map(Arc::from);
+            self.disconnects.store(disconnect.is_some(), Relaxed);
+            *self.disconnect.lock().unwrap_or_else(PoisonError::into_inner) = disconnect;
+        }
+    }
+
     fn read(&self) -> MutexGuard<'_, Read> {
         // It is replaced field by field without code that can panic in between.
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
@@ -173,11 +197,10 @@ impl Catalog {
                 }
                 Outcome::Answered(took)
             }
-            Found::Read { verdict, incurable, prepares, pulse } => {
-                // Believed at once, also if something was defined meanwhile: it costs a connection, never a leak.
-                self.incurable.store(incurable, Relaxed);
-                self.prepares_nothing.store(!prepares, Relaxed);
-                if self.state.publish(begun, verdict == Verdict::Quiet) {
+            Found::Read { verdict, cure, pulse } => {
+                let holds = self.state.publish(begun, verdict == Verdict::Quiet);
+                self.keep_cure(cure, holds);
+                if holds {
                     if *read.verdict != verdict {
                         report(alias, &verdict);
                     }
@@ -269,7 +292,15 @@ impl Witness {
     /// A statement has completed; `body` is CommandComplete's. What it defined is not visible to others yet.
     #[inline]
     pub fn completed(&mut self, body: &[u8]) {
-        if defines(body.strip_suffix(b"\0").unwrap_or(body)) && !std::mem::replace(&mut self.open, true) {
+        let tag = body.strip_suffix(b"\0").unwrap_or(body);
+        if !defines(tag) {
+            return;
+        }
+        if reaches_far(tag) {
+            // Until the catalog says how its connections are ended.
+            self.catalog.incurable.store(true, Relaxed);
+        }
+        if !std::mem::replace(&mut self.open, true) {
             self.catalog.state.opened();
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ pub use super::settings::Settings;
 use super::stats::Worker;
 use crate::pg::cancel::Limiter;
 use crate::pg::session::prepared::Registry;
-use crate::pg::startup::StartupSet;
+use crate::pg::startup::{NEWEST_MINOR, StartupSet};
 use crate::pool::Pool;
 use crate::sidecar::probe::Health;
 
@@ -58,6 +58,10 @@ pub struct Database {
     settings: RwLock<Arc<Settings>>,
     version: AtomicU64,
     welcomes: Mutex<LruCache<StartupSet, Arc<Welcome>>>,
+    /// Held while the pool is told of a change.
+    applying: Mutex<()>,
+    /// Its servers are older than PostgreSQL 18, as far as is known.
+    old: AtomicBool,
 }
 
 impl Database {
@@ -77,6 +81,8 @@ impl Database {
             news: News::default(),
             version: AtomicU64::new(settings.version),
             settings: RwLock::new(settings),
+            applying: Mutex::default(),
+            old: AtomicBool::new(false),
             welcomes: Mutex::new(LruCache::new(NonZeroUsize::MIN.saturating_add(WELCOMES - 1))),
         }
     }
@@ -93,9 +99,11 @@ impl Database {
 
     /// Applies other settings: to new servers, to the pool, and to whoever asks from now on.
     pub fn apply(&self, settings: Settings) {
+        let _one_at_a_time = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let settings = Arc::new(settings);
         let replace = self.backend.apply(Arc::clone(&settings));
         if replace.is_some() {
+            self.old.store(false, Relaxed);
             self.welcomes.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
         self.pool.reconfigure(settings.policy.pool.clone(), replace.unwrap_or(crate::pool::Replace::Keep));
@@ -105,13 +113,31 @@ impl Database {
         self.version.store(version, Relaxed);
     }
 
+    /// What sessions begin with has changed (`ALTER DATABASE … SET`): servers that were opened before are replaced as they
+    /// come free, and clients are told what is so now.
+    pub fn renew(&self) {
+        let _one_at_a_time = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        self.welcomes.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.pool.reconfigure(self.settings().policy.pool.clone(), crate::pool::Replace::Now);
+    }
+
     /// The welcome for clients of this startup set, if a server of that set was seen since the last change of target.
     pub fn welcome(&self, set: &StartupSet) -> Option<Arc<Welcome>> {
         self.welcomes.lock().unwrap_or_else(PoisonError::into_inner).get(set).cloned()
     }
 
+    /// The newest minor version of protocol 3 that clients are offered: what the servers speak. Before the first server was
+    /// seen, what is spoken here.
+    pub fn newest_minor(&self) -> u16 {
+        if self.old.load(Relaxed) { 0 } else { NEWEST_MINOR }
+    }
+
     /// Keeps what a server said at login for the clients of its startup set.
     pub fn keep_welcome(&self, welcome: Arc<Welcome>) {
+        let version = welcome.told.iter().find(|(name, _)| name == "server_version").map(|(_, version)| version);
+        let major =
+            version.and_then(|version| version.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok());
+        self.old.store(major.is_some_and(|major| major < 18), Relaxed);
         self.welcomes.lock().unwrap_or_else(PoisonError::into_inner).put(welcome.set.clone(), welcome);
     }
 }

@@ -8,7 +8,7 @@ use super::listen::{Found, Front, Rules, Unknown};
 use super::probe::Token;
 use super::source::Snapshot;
 use crate::pg::error::SqlState;
-use crate::pg::startup::StartupSet;
+use crate::pg::startup::{NEWEST_MINOR, StartupSet};
 use crate::tls::TlsError;
 use crate::tls::acceptor::Acceptor;
 
@@ -38,6 +38,10 @@ impl Front for Desk {
         }
         let verifiers = users().filter(|known| known.name == user).filter_map(|known| known.verifier.clone()).collect();
         Ok(Found { database, verifiers })
+    }
+
+    fn newest_minor(&self, database: &str) -> u16 {
+        self.registered.get(database).map_or(NEWEST_MINOR, |database| database.newest_minor())
     }
 
     fn is_own(&self, set: &StartupSet) -> bool {

@@ -32,6 +32,10 @@ pub trait Front: Send + Sync + 'static {
     /// If there is no such database, or it is not for this user.
     fn find(&self, database: &str, user: &str, now: Instant) -> Result<Found<Self::Database>, Unknown>;
 
+    /// The newest minor version of protocol 3 that clients of `database` are offered: what its servers speak, as far as is
+    /// known.
+    fn newest_minor(&self, database: &str) -> u16;
+
     /// Whether this is the sidecar's own health query, which takes no client's place.
     fn is_own(&self, set: &StartupSet) -> bool;
 

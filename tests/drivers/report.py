@@ -49,11 +49,17 @@ def line(run):
 
 def enter(known, suite, column, run, direct):
     """Puts a run in. `direct` holds the outcomes of the direct run by name, or nothing if it was run elsewhere: what is kept in the
-    tree is the counts and the differences only."""
+    tree is the counts, the differences, and what fails directly."""
     known["title"] = suite.title
     entry = {outcome: _count(run, outcome) for outcome in ("pass", "fail", "skip")}
     entry.update(seconds=round(run.seconds), figures=run.figures)
-    if column != "direct":
+    failed = {test: outcome for test, outcome in run.tests.items() if outcome not in ("pass", "skip")}
+    if column == "direct":
+        entry["failed"] = sorted(failed)
+    elif not direct:
+        known_to_fail = known["columns"]["direct"].get("failed", [])
+        entry["differences"] = {test: outcome for test, outcome in sorted(failed.items()) if test not in known_to_fail}
+    else:
         passed = {test for test, outcome in direct.items() if outcome == "pass"}
         entry["differences"] = {test: run.tests.get(test, "did not run") for test in sorted(passed) if run.tests.get(test) != "pass"}
     known["columns"][column] = entry

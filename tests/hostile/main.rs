@@ -12,4 +12,5 @@ mod garbage;
 mod honest;
 mod lies;
 mod logins;
+mod preface;
 mod victim;

@@ -19,8 +19,7 @@ pub enum Kind {
     Missing,
     /// The session's own state is lost that a function had set unseen: the documentation says what is kept of it.
     Hidden,
-    /// That somebody else was there shows: a custom setting that this session never touched reads '' and not NULL, or
-    /// postgres_fdw holds a connection that it did not open.
+    /// That somebody else was there shows: a custom setting that this session never touched reads '' and not NULL.
     Trace,
 }
 

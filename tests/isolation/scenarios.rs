@@ -16,6 +16,8 @@ pub struct Scenario {
     pub servers: u32,
     /// Whether the database has routines that touch the session.
     pub noisy: bool,
+    /// Nothing is defined, nothing bound: servers go from client to client unscrubbed most of the time.
+    pub calm: bool,
     /// With dblink and postgres_fdw.
     pub foreign: bool,
     /// Whether clients are superusers.
@@ -35,6 +37,7 @@ const QUIET: Scenario = Scenario {
     clients: 48,
     servers: 4,
     noisy: false,
+    calm: false,
     foreign: false,
     superuser: false,
     acquire: "10s",
@@ -42,6 +45,7 @@ const QUIET: Scenario = Scenario {
     without: &[],
     policy: |policy| policy,
 };
+const CALM: Scenario = Scenario { name: "calm", calm: true, ..QUIET };
 /// It sets and resets in two requests, and the second may be refused.
 const EXHAUSTED_WITHOUT: &[&str] = &["read only"];
 const EXHAUSTED: Scenario =
@@ -86,6 +90,13 @@ fn quiet_databases_keep_clients_apart() {
 }
 
 #[test]
+fn calm_databases_keep_clients_apart() {
+    if proves() {
+        run::short(CALM);
+    }
+}
+
+#[test]
 fn an_exhausted_pool_keeps_clients_apart() {
     run::short(promised(EXHAUSTED));
 }
@@ -111,7 +122,7 @@ fn strict_keeps_clients_apart() {
 #[test]
 #[ignore = "minutes; make soak"]
 fn soak() {
-    let all = [QUIET, NOISY, EXHAUSTED, STRICT, SUPERUSER];
+    let all = [QUIET, CALM, NOISY, EXHAUSTED, STRICT, SUPERUSER];
     let kept = all.iter().filter(|scenario| proves() || ["quiet", "exhausted"].contains(&scenario.name));
     run::soak(&kept.copied().map(promised).collect::<Vec<_>>());
 }
@@ -122,6 +133,6 @@ fn soak() {
 #[ignore = "for scripts/isolation-mutations and for narrowing down"]
 fn one() {
     let name = std::env::var("ISOLATION_SCENARIO").unwrap_or_else(|_| "noisy".into());
-    let all = [QUIET, EXHAUSTED, NOISY, SUPERUSER, STRICT];
+    let all = [QUIET, CALM, EXHAUSTED, NOISY, SUPERUSER, STRICT];
     run::short(*all.iter().find(|scenario| scenario.name == name).expect("ISOLATION_SCENARIO"));
 }

@@ -43,6 +43,14 @@ class Browser:
             else:
                 return answer["result"]
 
+    def stop(self):
+        """Closes it and waits until the last of its processes has let go of the pipe: none writes to its folder any more."""
+        if self.process.gone():
+            return
+        os.write(self.write_end, json.dumps({"id": 0, "method": "Browser.close"}).encode() + b"\0")
+        while select.select([self.read_end], [], [], 10)[0] and os.read(self.read_end, 1 << 16):
+            pass
+
     def drain(self, seconds):
         """Takes in events for so long."""
         end = time.monotonic() + seconds

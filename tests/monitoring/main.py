@@ -22,13 +22,16 @@ def live(args, boards):
     world = World(args.poolkeeper)
     prometheus = Prometheus(args.prometheus, world)
     browser = Browser(args.browser)
-    print("==> the pages, in a browser, light and dark", flush=True)
-    problems = pages.check(world, browser, args.screenshots)
-    print("==> the dashboards' queries, in Prometheus", flush=True)
-    problems += dashboards.check(prometheus, boards)
-    problems += rules.check_loaded(prometheus)
-    # At last, since it ends what all others look at.
-    problems += pages.check_end(world, browser)
+    try:
+        print("==> the pages, in a browser, light and dark", flush=True)
+        problems = pages.check(world, browser, args.screenshots)
+        print("==> the dashboards' queries, in Prometheus", flush=True)
+        problems += dashboards.check(prometheus, boards)
+        problems += rules.check_loaded(prometheus)
+        # At last, since it ends what all others look at.
+        problems += pages.check_end(world, browser)
+    finally:
+        browser.stop()
     return problems
 
 

@@ -16,10 +16,7 @@ const SOON: Duration = Duration::from_secs(40);
 async fn what_somebody_else_writes_is_put_right() {
     let world = World::new().await;
     let operator = world.operator("a");
-    world.apply("orders", "orders", json!({ "size": 5 })).await;
-    let pod = world.pod("orders-1", "orders").await;
-    let mut sidecar = Talker::of(&world, &operator, &pod).await;
-    sidecar.until_size(5).await;
+    let (_, mut sidecar) = Talker::serving(&world, &operator).await;
     sidecar.report_applied().await;
     let good = ["Accepted=True/Accepted", "Programmed=True/AllPodsApplied", "Ready=True/Ready"];
     world.until("orders", &good).await;
@@ -75,10 +72,7 @@ async fn no_term_is_lower_because_somebody_deleted_the_lease() {
 async fn a_takeover_repeats_what_was_wrong_and_a_sidecar_may_say_what_it_likes() {
     let world = World::new().await;
     let mut first = world.operator("a");
-    world.apply("orders", "orders", json!({ "size": 5 })).await;
-    let pod = world.pod("orders-1", "orders").await;
-    let mut sidecar = Talker::of(&world, &first, &pod).await;
-    sidecar.until_size(5).await;
+    let (pod, mut sidecar) = Talker::serving(&world, &first).await;
     let refused = sidecar.rejected(&"é".repeat(1 << 20));
     sidecar.report(refused).await;
     world.until("orders", &["Programmed=False/PodsRejected"]).await;

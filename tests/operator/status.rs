@@ -80,10 +80,7 @@ async fn a_policy_on_its_way_to_a_pod_and_back() {
 async fn a_pod_that_refuses_lacks_or_cannot_is_named() {
     let world = World::new().await;
     let operator = world.operator("a");
-    world.apply("orders", "orders", json!({ "size": 5 })).await;
-    let pod = world.pod("orders-1", "orders").await;
-    let mut sidecar = Talker::of(&world, &operator, &pod).await;
-    sidecar.until_size(5).await;
+    let (_, mut sidecar) = Talker::serving(&world, &operator).await;
 
     let refused = sidecar.rejected("spec.pool.size: 5 is too few");
     sidecar.report(refused).await;
@@ -140,10 +137,7 @@ async fn a_pod_that_refuses_lacks_or_cannot_is_named() {
 async fn a_sidecar_that_is_silent_is_missed_after_a_while_only() {
     let world = World::new().await;
     let operator = world.operator("a");
-    world.apply("orders", "orders", json!({ "size": 5 })).await;
-    let pod = world.pod("orders-1", "orders").await;
-    let mut sidecar = Talker::of(&world, &operator, &pod).await;
-    sidecar.until_size(5).await;
+    let (pod, mut sidecar) = Talker::serving(&world, &operator).await;
     sidecar.report_applied().await;
     let before = world.until("orders", &["Programmed=True/AllPodsApplied"]).await;
     // It comes back before anybody notices.
@@ -202,10 +196,7 @@ async fn of_two_policies_for_one_name_the_newer_is_in_conflict() {
 async fn a_policy_that_breaks_a_rule_is_given_to_nobody() {
     let world = World::new().await;
     let operator = world.operator("a");
-    world.apply("orders", "orders", json!({ "size": 5 })).await;
-    let pod = world.pod("orders-1", "orders").await;
-    let mut sidecar = Talker::of(&world, &operator, &pod).await;
-    sidecar.until_size(5).await;
+    let (_, mut sidecar) = Talker::serving(&world, &operator).await;
     sidecar.report_applied().await;
     world.until("orders", &["Programmed=True/AllPodsApplied"]).await;
     // An older or newer CRD lets through what this operator refuses.

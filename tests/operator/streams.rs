@@ -103,10 +103,7 @@ async fn what_makes_no_sense_ends_one_stream() {
 async fn a_stream_ends_with_its_token_and_lives_on_with_a_new_one() {
     let world = World::new().await;
     let operator = world.operator("a");
-    world.apply("orders", "orders", json!({ "size": 5 })).await;
-    let pod = world.pod("orders-1", "orders").await;
-    let mut sidecar = Talker::of(&world, &operator, &pod).await;
-    sidecar.until_size(5).await;
+    let (pod, mut sidecar) = Talker::serving(&world, &operator).await;
     let bound = BoundObjectReference {
         api_version: Some("v1".into()),
         kind: Some("Pod".into()),

@@ -12,6 +12,7 @@ use poolkeeper::contract::{
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
+use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -46,6 +47,15 @@ pub fn hello(token: &str) -> Hello {
 }
 
 impl Talker {
+    /// Of a pod with a policy of size 5, which has come to it.
+    pub async fn serving(world: &World, operator: &Operator) -> (Pod, Self) {
+        world.apply("orders", "orders", json!({ "size": 5 })).await;
+        let pod = world.pod("orders-1", "orders").await;
+        let mut talker = Self::of(world, operator, &pod).await;
+        talker.until_size(5).await;
+        (pod, talker)
+    }
+
     /// As the sidecar of a pod; tries until the operator leads and knows the pod.
     pub async fn of(world: &World, operator: &Operator, pod: &Pod) -> Self {
         let token = world.server.pod_token(pod, Some("poolkeeper")).await;

@@ -146,10 +146,22 @@ fn reject_carries_settings_and_refuses_what_would_bind() {
         "DECLARE mine CURSOR WITH HOLD FOR SELECT 1",
     ];
     for sql in binding {
-        let error = bed.client().query(sql).unwrap_err();
-        assert_eq!((error.severity.as_str(), error.code.as_str()), ("FATAL", "0A000"), "{sql}");
+        let mut refused = bed.client();
+        let error = refused.query(sql).unwrap_err();
+        assert_eq!((error.severity.as_str(), error.code.as_str()), ("ERROR", "0A000"), "{sql}");
         assert!(error.message.contains("pool.sessionState is Reject"), "{error:?}");
         other.works();
+        // The client stays, in every protocol; its transaction has failed with the statement.
+        refused.works();
+        refused.send(&[fe::extended(sql, &[])]);
+        refused.expect("E:0A000 Z:I");
+        refused.send(&[fe::parse("s", sql, &[]), fe::describe("s"), fe::sync(), fe::run("s", &[])]);
+        refused.expect("E:0A000 Z:I E:26000 Z:I");
+        refused.rows("BEGIN");
+        assert_eq!(refused.query(sql).unwrap_err().code, "0A000");
+        assert_eq!(refused.query("SELECT 1").unwrap_err().code, "25P02");
+        refused.rows("ROLLBACK");
+        refused.works();
     }
     other.rows("SELECT pg_advisory_xact_lock(42)");
     other.rows("BEGIN; DECLARE mine CURSOR FOR SELECT 1; COMMIT");
@@ -174,6 +186,9 @@ fn more_bound_clients_than_allowed_are_told_the_reason_and_the_limit() {
     first.rows("UNLISTEN *");
     eventually("nobody is bound", || sidecar.metric("poolkeeper_pinned_clients") == 0.0);
     let mut third = bed.client();
+    let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = \
+                 (SELECT oid FROM pg_database WHERE datname = current_database())";
+    eventually("the lock is gone", || bed.admin().value(locks) == "0");
     assert_eq!(third.value("SELECT pg_try_advisory_lock(42)"), "t");
     third.works();
     eventually("it is bound", || sidecar.metric("poolkeeper_pinned_clients") == 1.0);

@@ -26,10 +26,11 @@ fn a_backend_that_is_killed_under_its_query() {
     let bed = Bed::sized(1);
     let mut client = bed.client();
     for _ in 0..5 {
-        let pid = client.backend();
         client.send(&[fe::query("SELECT pg_sleep(30)")]);
-        thread::sleep(Duration::from_millis(50));
-        bed.admin().rows(&format!("SELECT pg_terminate_backend({pid})"));
+        let running = "FROM pg_stat_activity WHERE datname = current_database() AND query = 'SELECT pg_sleep(30)'";
+        let mut admin = bed.admin();
+        eventually("it runs", || admin.value(&format!("SELECT count(*) {running}")) == "1");
+        admin.rows(&format!("SELECT pg_terminate_backend(pid) {running}"));
         // The server's own words, then the end.
         loop {
             match client.poll_message(client.timeout()).expect("neither an answer nor the end") {

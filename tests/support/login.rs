@@ -32,7 +32,7 @@ pub fn run(client: &mut Client, how: &Connect) -> Result<(), ServerError> {
                 return Ok(());
             }
             b'S' => client.note(&message),
-            b'N' => {}
+            b'N' => client.notices.push(format!("{} {}", message.field(b'C'), message.field(b'M'))),
             _ => panic!("during login came {message:?}"),
         }
     }

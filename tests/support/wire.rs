@@ -19,6 +19,8 @@ pub struct Client {
     pub parameters: Vec<(String, String)>,
     /// NegotiateProtocolVersion messages: minor version and the options that are not known.
     pub negotiated: Vec<(u32, Vec<String>)>,
+    /// Notices of the login: SQLSTATE and text.
+    pub notices: Vec<String>,
     address: Address,
     buffer: Vec<u8>,
     timeout: Duration,
@@ -29,8 +31,8 @@ impl Client {
     /// A client on a socket that may have spoken TLS but nothing of PostgreSQL yet.
     pub fn new(socket: Socket, address: Address) -> Self {
         let (buffer, seen, timeout) = (vec![], vec![], PATIENCE);
-        let (parameters, negotiated) = (vec![], vec![]);
-        Self { socket, pid: 0, key: vec![], parameters, negotiated, address, buffer, timeout, seen }
+        let (parameters, negotiated, notices) = (vec![], vec![], vec![]);
+        Self { socket, pid: 0, key: vec![], parameters, negotiated, notices, address, buffer, timeout, seen }
     }
 
     /// Bounds every later wait for a message.

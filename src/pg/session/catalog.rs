@@ -12,7 +12,7 @@ mod tag;
 
 use std::fmt::Write as _;
 
-pub use tag::defines;
+pub use tag::{defines, reaches_far};
 
 /// Names that a verdict keeps.
 pub const NAMES: usize = 20;
@@ -60,13 +60,23 @@ pub struct Row<'a> {
     pub detail: &'a [u8],
 }
 
+/// What a scrub must do in a database, and what it can't.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cure {
+    /// A routine can do to a session what no scrub undoes, or `postgres_fdw` keeps connections that nothing ends.
+    pub incurable: bool,
+    /// A routine can prepare statements by SQL.
+    pub prepares: bool,
+    /// The statement that ends the connections that `postgres_fdw` keeps, where that extension is.
+    pub disconnect: Option<Box<str>>,
+}
+
 /// Judges rows as they come; keeps at most [`NAMES`] names of them.
 #[derive(Debug, Clone, Default)]
 pub struct Judge {
-    /// A routine can do to a session what no scrub undoes.
-    incurable: bool,
-    /// A routine can prepare statements by SQL.
-    prepares: bool,
+    cure: Cure,
+    /// `postgres_fdw` may keep connections.
+    far: bool,
     names: Vec<String>,
     more: usize,
     login_trigger: bool,
@@ -82,14 +92,11 @@ pub fn judge<'a>(rows: impl IntoIterator<Item = Row<'a>>) -> Verdict {
 }
 
 impl Judge {
-    /// Whether a routine can prepare statements by SQL.
-    pub fn prepares(&self) -> bool {
-        self.prepares
-    }
-
-    /// Whether a routine can do to a session what no scrub undoes, as far as its text shows.
-    pub fn is_incurable(&self) -> bool {
-        self.incurable
+    /// What a scrub must do, as far as the rows show.
+    pub fn cure(&self) -> Cure {
+        let mut cure = self.cure.clone();
+        cure.incurable |= self.far && cure.disconnect.is_none();
+        cure
     }
 
     /// Looks at one row.
@@ -99,8 +106,8 @@ impl Judge {
                 // Nothing but the end of the session undoes it.
                 let text = row.detail.to_ascii_lowercase();
                 let has = |word: &[u8]| memchr::memmem::find(&text, word).is_some();
-                self.incurable |= has(b"setseed");
-                self.prepares |= has(b"prepare") || has(b"execute");
+                self.cure.incurable |= has(b"setseed") || has(b"dblink_connect");
+                self.cure.prepares |= has(b"prepare") || has(b"execute");
                 if let Some(reason) = body::reason(row.detail) {
                     self.accuse("function", row.name, reason.as_bytes());
                 }
@@ -118,6 +125,12 @@ impl Judge {
             b"compiled" => self.accuse("function", row.name, &[b"language ", row.detail].concat()),
             b"language" => self.accuse("function", row.name, &[b"language ", row.detail].concat()),
             b"long" => self.accuse("function", row.name, b"too long to be read"),
+            b"disconnect" => {
+                // Another alphabet may read otherwise in a client's encoding: closing such servers is always right.
+                let name = std::str::from_utf8(row.name).ok().filter(|name| name.is_ascii());
+                self.cure.disconnect = name.map(|name| format!("SELECT {name}").into());
+            }
+            b"far server" => self.far = true,
             b"login trigger" => {
                 self.login_trigger = true;
                 self.accuse("login trigger", row.name, row.detail);

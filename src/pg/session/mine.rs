@@ -65,6 +65,17 @@ struct Hints {
     touched: Option<Box<Touched>>,
 }
 
+/// How far a change of what sessions begin with has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Defaults {
+    #[default]
+    Kept,
+    /// A text that may change them was sent.
+    Named,
+    /// It has completed; the transaction may still be open.
+    Changed,
+}
+
 /// One client's session.
 #[derive(Debug, Default)]
 pub struct Mine {
@@ -91,9 +102,32 @@ pub struct Mine {
     pub name_was_reset: bool,
     /// Custom settings that it has set at any time, be it for a transaction.
     pub customs: Customs,
+    defaults: Defaults,
+    /// It started without an `application_name`.
+    pub nameless: bool,
 }
 
 impl Mine {
+    /// Nothing of what was taken of the client has run, and it is taken again for another server.
+    pub fn begin_again(&mut self) {
+        self.hints = Hints::default();
+        self.sets = false;
+        self.has_prepared = false;
+        self.defaults = Defaults::Kept;
+    }
+
+    /// A command has completed that changes what sessions begin with, if its text is one of those.
+    pub fn changed_defaults(&mut self) {
+        if self.defaults == Defaults::Named {
+            self.defaults = Defaults::Changed;
+        }
+    }
+
+    /// Whether what sessions begin with was changed by the transaction that has ended; forgotten when asked.
+    pub fn take_defaults_changed(&mut self) -> bool {
+        std::mem::take(&mut self.defaults) == Defaults::Changed
+    }
+
     /// What binds the client to its server, if anything does.
     pub fn pin(&self) -> Option<Pin> {
         self.hard.or(self.bound)
@@ -105,6 +139,11 @@ impl Mine {
         self.touches = true;
     }
 
+    /// Its names for statements of the protocol were left on its server: whoever comes next has it scrubbed.
+    pub fn leaves_names(&mut self) {
+        self.touches = true;
+    }
+
     /// Whether a setting may hold now that is not in the label: something parsed now may depend on it.
     pub fn is_unsettled(&self) -> bool {
         self.touches
@@ -113,12 +152,15 @@ impl Mine {
     /// A text is sent, or a statement with that text is run.
     pub fn note(&mut self, scan: Scan) {
         self.sets |= scan.sets;
-        self.touches |= scan.touches && !rule::off(Rule::ListedWords);
+        self.touches |= scan.touches && !rule::off(Rule::Listed);
         self.varied |= !scan.constant;
         self.hints.calls |= scan.calls;
         self.hints.asks = self.hints.asks.and(scan.asks);
         self.hints.frees = self.hints.frees.and(scan.frees);
         self.has_prepared |= scan.prepares;
+        if scan.defaults && self.defaults == Defaults::Kept {
+            self.defaults = Defaults::Named;
+        }
         if let Some(pin) = scan.pin {
             self.keep(pin);
         }
@@ -134,7 +176,7 @@ impl Mine {
     /// A command has completed.
     pub fn note_tag(&mut self, tag: Tag) {
         self.hints.asks = self.hints.asks.and(tag.asks);
-        self.touches |= tag.touches && !rule::off(Rule::ListedTags);
+        self.touches |= tag.touches && !rule::off(Rule::Listed);
         self.varied |= tag.touches;
     }
 
@@ -143,9 +185,12 @@ impl Mine {
         self.hints.touched.get_or_insert_default()
     }
 
-    /// Whether a text of this transaction sets that setting by name.
-    pub fn sets_by_name(&self, name: &[u8]) -> bool {
-        self.hints.touched.as_deref().is_some_and(|touched| touched.set.iter().any(|known| **known == *name))
+    /// Whether an empty `application_name` is the client's own, and not what its server began with: it started with none, or
+    /// a text of this transaction sets one and none resets it.
+    pub fn may_be_nameless(&self) -> bool {
+        let has_name = |names: &[Box<[u8]>]| names.iter().any(|name| **name == *b"application_name");
+        let sets = |touched: &Touched| has_name(&touched.set) && !touched.all && !has_name(&touched.reset);
+        self.nameless || self.hints.touched.as_deref().is_some_and(sets)
     }
 
     /// The server told of a change of this setting, and no statement said why.
@@ -361,6 +406,20 @@ mod tests {
         mine.note_tag(crate::pg::session::scan::tag(b"DO", false));
         assert_eq!(mine.used(Care::Preserve, true), Use::Unproven);
         assert_eq!(mine.used(Care::Preserve, true), Use::Harmless, "begins anew");
+    }
+
+    #[test]
+    fn an_empty_name_is_the_clients_if_it_has_set_it_or_never_had_one() {
+        let nameless = |texts: &[&str], nameless| {
+            let mut mine = Mine { nameless, ..Mine::default() };
+            texts.iter().for_each(|text| run(&mut mine, text));
+            mine.may_be_nameless()
+        };
+        assert!(nameless(&["set application_name = ''"], false));
+        assert!(!nameless(&["set application_name = 'x'", "reset application_name"], false));
+        assert!(!nameless(&["set application_name = 'x'", "reset all"], false));
+        assert!(!nameless(&["select 1"], false));
+        assert!(nameless(&["reset application_name"], true));
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub enum Ours {
     Unlock,
     /// Temporary objects.
     Temp,
+    /// Connections that `postgres_fdw` keeps; its text comes from the catalog.
+    Far,
     /// Last values of sequences.
     Sequences,
     /// Plans made under other settings.
@@ -68,6 +70,7 @@ impl Ours {
             Self::Unlisten => "UNLISTEN *",
             Self::Unlock => "SELECT pg_catalog.pg_advisory_unlock_all()",
             Self::Temp => "DISCARD TEMP",
+            Self::Far => "",
             Self::Sequences => "DISCARD SEQUENCES",
             Self::Plans => "DISCARD PLANS",
             Self::Deallocate => "DEALLOCATE ALL",
@@ -112,13 +115,13 @@ pub struct Prepared {
     gate: u64,
 }
 
-/// How much a scrub undoes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scrub {
-    /// All but prepared statements.
-    Session,
+/// How much a scrub undoes beyond what each does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Scrub<'a> {
     /// Prepared statements too: routines of the database can make some.
-    Statements,
+    pub statements: bool,
+    /// The statement that ends the connections that `postgres_fdw` keeps, where there may be some.
+    pub disconnect: Option<&'a str>,
 }
 
 /// A batch being written.
@@ -141,14 +144,14 @@ impl Prepared {
     /// If the system has no random bytes.
     pub fn preface(
         &mut self,
-        scrub: Option<Scrub>,
+        scrub: Option<Scrub<'_>>,
         label: &Label,
         application: Option<&[u8]>,
         exchange: &mut Exchange,
         out: &mut Vec<u8>,
     ) -> Result<(), getrandom::Error> {
         let mut batch = self.batch(Purpose::Preface, exchange, out)?;
-        if scrub.is_some() {
+        if let Some(scrub) = scrub {
             // In a transaction of its own: what follows must not run under somebody's transaction defaults.
             batch.run(Ours::Authorization, &[]);
             batch.run(Ours::Reset, &[]);
@@ -158,6 +161,9 @@ impl Prepared {
             for undo in [Ours::CloseAll, Ours::Unlisten, Ours::Unlock, Ours::Temp, Ours::Sequences, Ours::Plans] {
                 batch.run(undo, &[]);
             }
+            if let Some(sql) = scrub.disconnect {
+                batch.run_text(Ours::Far, sql, &[]);
+            }
         }
         if let Some(name) = application {
             batch.run(Ours::Set, &[b"application_name", name]);
@@ -165,7 +171,7 @@ impl Prepared {
         for (name, value) in label.settings() {
             batch.run(Ours::Set, &[name, value]);
         }
-        if scrub == Some(Scrub::Statements) {
+        if scrub.is_some_and(|scrub| scrub.statements) {
             // Last, as ours go with them; not behind the gate, where the client's batch would be a pipeline.
             batch.run(Ours::Deallocate, &[]);
             batch.prepared.has = 0;
@@ -223,6 +229,25 @@ impl Prepared {
         Ok(())
     }
 
+    /// Closes every statement of ours: somebody is about to look at what is prepared.
+    ///
+    /// # Errors
+    /// If the system has no random bytes.
+    pub fn hide(
+        &mut self,
+        purpose: Purpose,
+        exchange: &mut Exchange,
+        out: &mut Vec<u8>,
+    ) -> Result<(), getrandom::Error> {
+        let has = std::mem::take(&mut self.has);
+        let batch = self.batch(purpose, exchange, out)?;
+        for which in (0..u32::BITS).filter(|bit| has & (1 << bit) != 0) {
+            message::close_statement(batch.out, &batch.prepared.name("_", which.into()));
+            batch.exchange.ours(Expect::Close, purpose);
+        }
+        Ok(())
+    }
+
     fn batch<'a>(
         &'a mut self,
         purpose: Purpose,
@@ -243,6 +268,10 @@ impl Prepared {
 
 impl Batch<'_> {
     fn run(&mut self, which: Ours, parameters: &[&[u8]]) {
+        self.run_text(which, which.sql(), parameters);
+    }
+
+    fn run_text(&mut self, which: Ours, sql: &str, parameters: &[&[u8]]) {
         let bit = 1 << (which as u32);
         let name = self.prepared.name("_", which as u64);
         if self.prepared.has & bit == 0 {
@@ -250,7 +279,7 @@ impl Batch<'_> {
             // It may be there after all: a batch of a client's in which it was deallocated may have been skipped.
             message::close_statement(self.out, &name);
             self.exchange.ours(Expect::Close, self.purpose);
-            message::parse(self.out, &name, which.sql().as_bytes(), &[0, 0]);
+            message::parse(self.out, &name, sql.as_bytes(), &[0, 0]);
             self.exchange.ours(Expect::Parse, self.purpose);
         }
         message::bind(self.out, b"", &name, parameters);

@@ -182,6 +182,28 @@ impl Names {
         self.named.iter().find(|(_, statement)| statement.id == id).map(|(name, _)| &**name)
     }
 
+    /// Whether it has no named statement, nor will have when its next message comes.
+    pub fn has_none(&self) -> bool {
+        self.named.is_empty() && !self.pending.iter().any(|change| matches!(change, Change::Add(..)))
+    }
+
+    /// Every named statement as the client's next message finds them.
+    pub fn all(&self) -> Vec<(Box<[u8]>, Arc<Statement>)> {
+        let added = self.pending.iter().filter_map(|change| match change {
+            Change::Add(name, _) => Some(name),
+            _ => None,
+        });
+        let mut names: Vec<_> = self.named.keys().chain(added).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.into_iter().filter_map(|name| Some((name.clone(), Arc::clone(self.get(name)?)))).collect()
+    }
+
+    /// The messages that pending changes wait for will never be answered: nothing of them was done.
+    pub fn forget_pending(&mut self) {
+        self.pending.clear();
+    }
+
     /// Notes a change that the next answer decides about.
     pub fn push(&mut self, change: Change) {
         self.pending.push_back(change);
@@ -281,6 +303,11 @@ impl Cache {
     /// SQL has deallocated this statement, or will have when the server comes to the next message.
     pub fn remove(&mut self, id: u64) {
         self.held.pop(&id);
+    }
+
+    /// All named ones, in no order.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Statement>> {
+        self.held.iter().map(|(_, statement)| statement)
     }
 
     /// The statement with this number, if the server has it; not marked as used.

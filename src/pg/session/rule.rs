@@ -10,10 +10,9 @@ pub enum Rule {
     ScrubOtherLabel,
     /// A use is harmless only in a quiet database.
     QuietDatabase,
-    /// A use is harmless only if no text has a listed word.
-    ListedWords,
-    /// A use is harmless only if every command tag is on the list.
-    ListedTags,
+    /// A use is harmless only if no text has a listed word and every command tag is on the list: what one net lets through,
+    /// the other catches, so they are switched together.
+    Listed,
     /// Nothing behind the first batch is sent before a preface is confirmed, and a failed preface ends the use.
     PrefaceGate,
     /// A client's settings are set on every server that it gets.
@@ -38,12 +37,11 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 14] = [
         Self::ScrubUnknown,
         Self::ScrubOtherLabel,
         Self::QuietDatabase,
-        Self::ListedWords,
-        Self::ListedTags,
+        Self::Listed,
         Self::PrefaceGate,
         Self::Adapt,
         Self::Bound,
@@ -62,8 +60,7 @@ impl Rule {
             Self::ScrubUnknown => "scrub-unknown",
             Self::ScrubOtherLabel => "scrub-other-label",
             Self::QuietDatabase => "quiet-database",
-            Self::ListedWords => "listed-words",
-            Self::ListedTags => "listed-tags",
+            Self::Listed => "listed",
             Self::PrefaceGate => "preface-gate",
             Self::Adapt => "adapt",
             Self::Bound => "bound",

@@ -128,6 +128,12 @@ pub struct Scan {
     pub sequence: bool,
     /// It names statements prepared by SQL (PREPARE, EXECUTE, DEALLOCATE, the catalog view).
     pub names_prepared: bool,
+    /// It may name statements that the protocol prepared, or list them.
+    pub shows_names: bool,
+    /// It lists what is prepared, whoever did it.
+    pub lists_names: bool,
+    /// It changes what sessions begin with (ALTER DATABASE or ROLE … SET).
+    pub defaults: bool,
     /// It prepares one by SQL.
     pub prepares: bool,
     /// It sets a custom setting (`app.x`), whose name the session knows from then on.
@@ -218,12 +224,21 @@ pub fn scan(text: &[u8]) -> Scan {
             "setseed" | "dblink" | "backup" | "replication" => scan.pin(Pin::Code),
             "query_to_xml" | "cursor_to_xml" | "ts_stat" | "ts_rewrite" | "u&\"" | "crosstab" | "connectby"
             | "xpath_table" => scan.ask(Asks::ALL),
-            "pg_prepared_statement" => scan.names_prepared = true,
+            "pg_prepared_statement" => {
+                scan.names_prepared = true;
+                scan.shows_names = true;
+                scan.lists_names = true;
+            }
             "current_setting" => scan.reads_settings = true,
             "execute" if first_word(text).0.eq_ignore_ascii_case(b"do") => {
                 scan.ask(Asks::ALL);
                 // SQL put together: the name of a custom setting in it can't be known, nor asked for.
                 scan.pin(Pin::Setting);
+            }
+            "execute" if runs_prepared(before, after) => {
+                scan.names_prepared = true;
+                scan.shows_names = true;
+                scan.ask(Asks::ALL);
             }
             // pg_trgm keeps it as a setting of its own.
             "set_limit" => scan.ask(Asks::ALL_SETTINGS),
@@ -292,12 +307,17 @@ fn statement(text: &[u8], scan: &mut Scan) {
         }
         4 if is(word, "load") => scan.pin(Pin::Code),
         4 if is(word, "drop") => scan.frees = scan.frees.and(Asks::TEMPORARY),
+        5 if is(word, "alter") => {
+            let lasts = ["database", "role", "user"].into_iter().any(|kind| is(next(), kind));
+            scan.defaults |= lasts && (contains_word(rest, b"set") || contains_word(rest, b"reset"));
+        }
         5 if is(word, "reset") => scan.ask(Asks::SETTINGS),
         5 if is(word, "close") => scan.frees = scan.frees.and(Asks::CURSORS),
         6 if is(word, "listen") => scan.ask(Asks::LISTEN),
         4 if is(word, "show") => scan.reads_settings = memchr::memchr(b'.', rest).is_some(),
         7 if is(word, "prepare") && !is(next(), "transaction") => {
             scan.names_prepared = true;
+            scan.shows_names = true;
             scan.prepares = true;
             scan.ask(Asks::PREPARED);
         }
@@ -311,6 +331,7 @@ fn statement(text: &[u8], scan: &mut Scan) {
         }
         7 if is(word, "execute") => {
             scan.names_prepared = true;
+            scan.shows_names = true;
             scan.ask(Asks::ALL);
         }
         8 if is(word, "unlisten") => {
@@ -319,6 +340,7 @@ fn statement(text: &[u8], scan: &mut Scan) {
         }
         10 if is(word, "deallocate") => {
             scan.names_prepared = true;
+            scan.shows_names = !is(next(), "all");
             scan.ask(Asks::PREPARED);
         }
         _ => {}
@@ -492,6 +514,15 @@ fn creates(before: &[u8]) -> bool {
 /// outlive the transaction.
 fn names_path(before: &[u8]) -> bool {
     contains_word(before, b"search_path") || contains_word(before, b"schema")
+}
+
+/// EXPLAIN EXECUTE and CREATE TABLE AS EXECUTE, but not the EXECUTE FUNCTION of a trigger.
+fn runs_prepared(before: &[u8], after: &[u8]) -> bool {
+    let start = memchr::memrchr(b';', before).map_or(0, |at| at + 1);
+    let (verb, _) = first_word(&before[start..]);
+    let (next, _) = first_word(after);
+    let of_trigger = next.eq_ignore_ascii_case(b"function") || next.eq_ignore_ascii_case(b"procedure");
+    (verb.eq_ignore_ascii_case(b"explain") || verb.eq_ignore_ascii_case(b"create")) && !of_trigger
 }
 
 /// A lock that outlives the transaction: not the `_xact` functions, not an unlock, not the word alone.

@@ -18,6 +18,8 @@ pub struct Session {
     pub sequences_of: Option<i32>,
     /// SQL of earlier clients may have prepared statements in it.
     pub sql_prepared: bool,
+    /// Statements were prepared in it under a client's own names.
+    pub named: bool,
     /// Its `application_name`, if it is known.
     pub application: Option<Box<str>>,
     /// Custom settings that were set in it at any time.
@@ -34,6 +36,7 @@ impl Default for Session {
             ours: Prepared::default(),
             sequences_of: None,
             sql_prepared: false,
+            named: false,
             application: None,
             customs: Customs::default(),
             found: Found::default(),
@@ -48,6 +51,7 @@ impl Session {
         self.ours.forget();
         self.sequences_of = None;
         self.sql_prepared = false;
+        self.named = false;
         self.application = None;
     }
 }

@@ -39,7 +39,7 @@ fn in_one_byte_pieces() {
     let Ok(Initial::Startup(startup)) = read(&packet) else { panic!() };
     assert_eq!((&*startup.user, &*startup.database), ("app", "shop"));
     assert_eq!(startup.parameters, [("application_name".into(), "x".into())]);
-    assert!(!startup.replication && !startup.needs_negotiation());
+    assert!(!startup.replication && !startup.needs_negotiation(2));
 }
 
 #[test]
@@ -88,7 +88,8 @@ fn versions() {
     assert_eq!(read(&packet(4 << 16 | 1, b"user\0u\0\0")), Err(StartupError::Version(4, 1)));
     for (minor, negotiated, told) in [(0, 0, false), (1, 0, false), (2, 2, false), (3, 2, true), (9999, 2, true)] {
         let Ok(Initial::Startup(startup)) = read(&packet(version(minor), b"user\0u\0\0")) else { panic!() };
-        assert_eq!((startup.minor, startup.negotiated(), startup.needs_negotiation()), (minor, negotiated, told));
+        assert_eq!((startup.minor, startup.negotiated(2), startup.needs_negotiation(2)), (minor, negotiated, told));
+        assert_eq!((startup.negotiated(0), startup.needs_negotiation(0)), (0, minor > 0), "servers before 18");
     }
 }
 
@@ -97,7 +98,7 @@ fn unknown_protocol_options_are_named() {
     let startup = read_startup(b"user\0u\0_pq_.grease\0yes\0_pq_.b\0\0\0").unwrap();
     assert_eq!(startup.unknown_options, ["_pq_.grease", "_pq_.b"]);
     assert!(startup.parameters.is_empty());
-    assert!(startup.needs_negotiation());
+    assert!(startup.needs_negotiation(2));
 }
 
 #[test]

@@ -17,7 +17,7 @@ impl<K: Clone + Eq> Engine<K> {
     pub(super) fn request(&mut self, request: RequestId, key: K, now: Instant, fx: &mut Effects<K>) {
         if self.closed {
             fx.push_back(Effect::Fail { request, why: Refusal::Closed });
-        } else if let Some((place, conn)) = self.at_hand(&key, now) {
+        } else if let Some((place, conn)) = self.at_hand(&key, |_| true, now) {
             self.lend(place, conn);
             fx.push_back(Effect::Grant { request, conn, ping: false, fresh: false });
         } else if let Some(conn) = self.pick(|k| *k == key, now, fx) {
@@ -28,17 +28,19 @@ impl<K: Clone + Eq> Engine<K> {
     }
 
     /// The connection that a request for `key` would be granted at once with nothing else to follow, and its place: the
-    /// path of a query. Take it with [`Engine::lend`], before anything else happens.
-    pub fn offer(&self, key: &K, now: Instant) -> Option<(usize, ConnId)> {
+    /// path of a query. `last` is the number of the connection that the request would rather have than the first in order,
+    /// if it is idle. Take it with [`Engine::lend`], before anything else happens.
+    pub fn offer(&self, key: &K, last: Option<u64>, now: Instant) -> Option<(usize, ConnId)> {
         let alone = !self.closed && self.config.settings().min_idle == 0;
-        if alone { self.at_hand(key, now) } else { None }
+        let rather = || last.and_then(|last| self.at_hand(key, |server| server.serial == last, now));
+        if alone { rather().or_else(|| self.at_hand(key, |_| true, now)) } else { None }
     }
 
-    /// The first idle connection of `key`, if it is neither stale nor to be pinged.
-    fn at_hand(&self, key: &K, now: Instant) -> Option<(usize, ConnId)> {
+    /// The first idle connection of `key` that is `wanted`, if it is neither stale nor to be pinged.
+    fn at_hand(&self, key: &K, wanted: impl Fn(&Server<K>) -> bool, now: Instant) -> Option<(usize, ConnId)> {
         let of_key = |(place, slot): (usize, Option<ConnId>)| {
             let conn = slot?;
-            self.server(conn).filter(|server| server.key == *key).map(|server| (place, conn, server))
+            self.server(conn).filter(|server| server.key == *key && wanted(server)).map(|server| (place, conn, server))
         };
         let (place, conn, server) = self.lending_order().find_map(of_key)?;
         let sound = self.stale(server, now).is_none() && !self.wants_ping(server, now);

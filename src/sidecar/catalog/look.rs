@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::pg::session::catalog::{Judge, Row, Verdict, question};
+use crate::pg::session::catalog::{Cure, Judge, Row, Verdict, question};
 use crate::pool::{Backend, CloseReason, Lease};
 use crate::sidecar::backend::PgBackend;
 use crate::sidecar::backend::rows::Ended;
@@ -23,10 +23,8 @@ pub enum Found {
     Same,
     /// The catalog was read.
     Read {
-        /// A routine can do to a session what no scrub undoes.
-        incurable: bool,
-        /// A routine can prepare statements by SQL.
-        prepares: bool,
+        /// What a scrub must do.
+        cure: Cure,
         /// What it amounts to.
         verdict: Verdict,
         /// Its pulse.
@@ -112,8 +110,8 @@ async fn ask(server: &mut Lease<PgBackend>, known: Option<&[u8]>) -> io::Result<
     if rows > question::ROWS {
         judge.too_many();
     }
-    let (incurable, prepares) = (judge.is_incurable(), judge.prepares());
-    Ok(Ok(Found::Read { verdict: judge.verdict(), incurable, prepares, pulse }))
+    let cure = judge.cure();
+    Ok(Ok(Found::Read { verdict: judge.verdict(), cure, pulse }))
 }
 
 /// What is wrong with an answer within the transaction.

@@ -2,7 +2,7 @@
 use super::*;
 
 fn read(verdict: Verdict) -> Found {
-    Found::Read { verdict, incurable: false, prepares: false, pulse: b"1".to_vec() }
+    Found::Read { verdict, cure: Cure::default(), pulse: b"1".to_vec() }
 }
 
 fn quiet() -> Arc<Catalog> {

@@ -72,10 +72,10 @@ pub async fn login<F: Front>(
     let result = timeout(rules.login_timeout, greeting.log_in(&*front, &mut place)).await;
     let late = || refused(SqlState::QUERY_CANCELED, "canceling authentication due to timeout");
     match result.unwrap_or_else(|_| late()) {
-        Ok((database, startup)) => {
+        Ok((database, startup, minor)) => {
             let Greeting { stream, buf, .. } = greeting;
             let set = StartupSet::new(startup.parameters.iter().map(|(name, value)| (name, value)));
-            let login = Login { stream: stream?, early: buf, minor: startup.negotiated(), set, peer };
+            let login = Login { stream: stream?, early: buf, minor, set, peer };
             Some((database, login, place))
         }
         Err(Stop::Cancel(pid, key)) => {
@@ -106,11 +106,13 @@ struct Greeting<'a> {
 }
 
 impl Greeting<'_> {
-    async fn log_in<F: Front>(&mut self, front: &F, place: &mut Place) -> Result<(F::Database, Startup), Stop> {
+    async fn log_in<F: Front>(&mut self, front: &F, place: &mut Place) -> Result<(F::Database, Startup, u16), Stop> {
         let startup = self.startup().await?;
-        if startup.needs_negotiation() {
+        let newest = front.newest_minor(&startup.database);
+        let minor = startup.negotiated(newest);
+        if startup.needs_negotiation(newest) {
             let mut out = Vec::new();
-            message::negotiate_protocol_version(&mut out, startup.negotiated(), &startup.unknown_options);
+            message::negotiate_protocol_version(&mut out, minor, &startup.unknown_options);
             self.write(&out).await?;
         }
         self.check_transport()?;
@@ -134,7 +136,7 @@ impl Greeting<'_> {
         }
         message::authentication_ok(&mut out);
         self.write(&out).await?;
-        Ok((database, startup))
+        Ok((database, startup, minor))
     }
 
     /// Everything up to the StartupMessage.

@@ -39,6 +39,10 @@ impl Front for Shop {
         }
     }
 
+    fn newest_minor(&self, _: &str) -> u16 {
+        2
+    }
+
     fn is_own(&self, _: &StartupSet) -> bool {
         false
     }

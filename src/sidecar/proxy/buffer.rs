@@ -105,6 +105,13 @@ impl Buffer {
         }
     }
 
+    /// These bytes come before all that it holds: they are to be taken again.
+    pub fn put_back(&mut self, bytes: &[u8]) {
+        let all = [bytes, self.bytes()].concat();
+        put(std::mem::take(&mut self.memory));
+        *self = Self::holding(&all);
+    }
+
     /// Room for another read: memory from the free list at first, the larger size when a read has filled the smaller one,
     /// and for one message that must be held whole up to `max` bytes. Empty when `max` is reached.
     pub fn space(&mut self, max: usize) -> &mut [u8] {

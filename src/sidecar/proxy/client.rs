@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use super::buffer::{Buffer, SMALL};
 use super::ingress::Ingress;
+use super::retry::Retry;
 use crate::pg::error::SqlState;
 use crate::pg::frame::{self, Header};
 use crate::pg::message::{self, Severity};
@@ -36,6 +37,8 @@ pub struct Client {
     drops: usize,
     /// Bytes read and not yet counted.
     pub uncounted: u64,
+    /// Bytes taken of it that its server may refuse.
+    pub retry: Option<Box<Retry>>,
     /// Counts it among those that session state binds to a server.
     pub bound: Option<Bound>,
     /// The socket wakes the task known to `shared`: nothing has come since it was asked to.
@@ -76,6 +79,7 @@ impl Client {
             skips_to_sync: false,
             drops: 0,
             uncounted: 0,
+            retry: None,
             bound: None,
             armed: false,
             told: None,

@@ -2,10 +2,11 @@
 //! buffers, knows no socket.
 
 use super::buffer::{Buffer, Outgoing, SMALL};
-use super::ingress::Ingress;
+use super::ingress::{Ingress, REFUSED};
+use crate::pg::error::SqlState;
 use crate::pg::exchange::{Exchange, OutOfStep, Verdict};
 use crate::pg::frame::{self, HEADER};
-use crate::pg::message::{self, ErrorFields};
+use crate::pg::message::{self, ErrorFields, Severity};
 use crate::pg::session::prepared::{Cache, Names, Registry};
 use crate::pg::session::scan::{self, Tag};
 use crate::pg::session::server::{Parameters, Session};
@@ -66,6 +67,8 @@ pub struct Seen {
     pub ended: u32,
     /// A transaction goes on that must not: the client has not been told that its statement is over.
     pub refused: bool,
+    /// What sessions begin with was changed.
+    pub defaults: bool,
 }
 
 impl Egress {
@@ -133,6 +136,7 @@ impl Egress {
                 },
             };
             let failed = if header.tag == b'E' { failed(sides) } else { None };
+            let refused = header.tag == b'E' && sides.exchange.is_refused();
             let verdict = sides.exchange.on_server(header.tag, body, sides.names, sides.cache)?;
             match verdict {
                 Verdict::Forward | Verdict::Swallow | Verdict::Parameter => {}
@@ -145,9 +149,7 @@ impl Egress {
             }
             let mut forward = match verdict {
                 // What its server began with is nobody's name: the client's own is set again before its next message.
-                Verdict::Forward if header.tag == b'S' && is_nameless(body) => {
-                    sides.ingress.mine.sets_by_name(b"application_name")
-                }
+                Verdict::Forward if header.tag == b'S' && is_nameless(body) => sides.ingress.mine.may_be_nameless(),
                 Verdict::Parameter => {
                     note_parameter(body, sides);
                     false
@@ -163,10 +165,17 @@ impl Egress {
             let noted = forward;
             if let Some(Failed { statement, from, to }) = failed {
                 note_failed(statement, body, sides);
-                if n == total && memchr::memmem::find(body, &from).is_some() {
+                if n == total && is_of_other_columns(body) {
+                    say_changed(sides.out);
+                    forward = false;
+                } else if n == total && memchr::memmem::find(body, &from).is_some() {
                     renamed(body, &from, &to, sides.out);
                     forward = false;
                 }
+            }
+            if forward && refused && is_syntax_error(body) {
+                say_refused(sides.out);
+                forward = false;
             }
             self.pass = total - n;
             self.forward = forward;
@@ -216,6 +225,7 @@ impl Egress {
                 seen.ready += 1;
                 if body == b"I" {
                     seen.ended += 1;
+                    seen.defaults |= sides.ingress.mine.take_defaults_changed();
                     if self.witness.as_mut().is_some_and(Witness::ended) {
                         sides.statements.retire_all();
                     }
@@ -296,8 +306,7 @@ fn note_failed(statement: u64, error: &[u8], sides: &mut Sides<'_>) {
     let Some(fields) = ErrorFields::parse(error) else { return };
     if fields.code == "26000" {
         sides.cache.lost(statement);
-    } else if fields.code == "0A000"
-        && fields.routine == "RevalidateCachedQuery"
+    } else if (fields.code == "0A000" && fields.routine == "RevalidateCachedQuery" || is_of_other_columns(error))
         && let Some(statement) = sides.cache.peek(statement)
     {
         sides.statements.retire(statement);
@@ -310,6 +319,9 @@ fn completed(body: &[u8], sides: &mut Sides<'_>) {
     if matches!(tag.get(..6), Some(b"SELECT" | b"INSERT" | b"UPDATE" | b"DELETE" | b"COMMIT")) || tag == b"BEGIN" {
         return;
     }
+    if matches!(tag, b"ALTER DATABASE" | b"ALTER ROLE") {
+        sides.ingress.mine.changed_defaults();
+    }
     let said = scan::tag(tag, sides.ingress.mine.sets);
     if said == Tag::default() {
         return;
@@ -319,7 +331,7 @@ fn completed(body: &[u8], sides: &mut Sides<'_>) {
         sides.cache.clear();
         sides.names.clear();
         sides.session.ours.forget();
-        sides.session.sql_prepared = false;
+        (sides.session.sql_prepared, sides.session.named) = (false, false);
     }
     if tag == b"SET" {
         // TO DEFAULT is one, too. What the client has set itself comes back with the audit.
@@ -331,6 +343,30 @@ fn completed(body: &[u8], sides: &mut Sides<'_>) {
         sides.session.application = None;
         sides.ingress.mine.name_was_reset = true;
     }
+}
+
+/// Whether a Bind asked for the columns that a statement had when its client prepared it, and it has others now: parsed
+/// again on another server, as its table has changed. A server that had parsed it before would have said 0A000.
+fn is_of_other_columns(error: &[u8]) -> bool {
+    ErrorFields::parse(error).is_some_and(|fields| {
+        fields.code == "08P01" && fields.routine == "PortalSetResultFormat" && fields.message.contains("result formats")
+    })
+}
+
+/// What PostgreSQL says of a statement whose result has changed: drivers prepare it again.
+fn say_changed(out: &mut Outgoing) {
+    let (code, text) = (SqlState::FEATURE_NOT_SUPPORTED, "cached plan must not change result type");
+    out.make(|out| message::error_response_of(out, &code, text, "RevalidateCachedQuery"));
+}
+
+fn is_syntax_error(error: &[u8]) -> bool {
+    ErrorFields::parse(error).is_some_and(|fields| fields.code == "42601")
+}
+
+fn say_refused(out: &mut Outgoing) {
+    out.make(|out| {
+        message::error_response(out, Severity::Error, &SqlState::FEATURE_NOT_SUPPORTED, REFUSED, None, None);
+    });
 }
 
 /// An error with the names that its client knows: those of statements on servers are nobody's business.

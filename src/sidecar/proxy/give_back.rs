@@ -99,6 +99,9 @@ async fn settle(database: &Database, mut lease: Lease<PgBackend>, undo: &[&str])
             return lease.discard(CloseReason::ResetFailed);
         }
         if *sql == "DISCARD ALL" {
+            if !database.backend.disconnect_far(&mut lease).await {
+                return lease.discard(CloseReason::Hygiene);
+            }
             lease.cache.clear();
             lease.session.discarded();
         }

@@ -2,18 +2,21 @@
 //! here. Works on buffers, knows no socket.
 
 mod enter;
+mod shown;
 mod sql;
 mod statements;
 mod taken;
 
 pub use taken::Taken;
 
+use std::sync::Arc;
+
 use super::buffer::Outgoing;
 use crate::api::resolve::Mode;
 use crate::pg::error::SqlState;
 use crate::pg::exchange::{Exchange, Expect};
 use crate::pg::frame::{self, HEADER};
-use crate::pg::message::Reader;
+use crate::pg::message::{self, Reader};
 use crate::pg::session::mine::{Care, Mine};
 use crate::pg::session::prepared::{Cache, Change, Names, Registry};
 use crate::pg::session::rule::{self, Rule};
@@ -33,6 +36,8 @@ pub struct Ingress {
     pub mine: Mine,
     /// Session mode: the client keeps its server anyway, and nothing needs to bind it.
     keeps_server: bool,
+    /// Its server has its named statements under its own names: SQL of this use of the server names or lists them.
+    own_names: bool,
 }
 
 /// What the client's messages are held against.
@@ -64,6 +69,8 @@ pub struct Rules<'a> {
     pub application: Option<&'a str>,
     /// Routines of the database can prepare statements by SQL.
     pub prepares: bool,
+    /// The statement that ends the connections that `postgres_fdw` keeps, where that extension is.
+    pub disconnect: Option<Arc<str>>,
     /// The client's number.
     pub client: i32,
     /// All statements of the database.
@@ -83,7 +90,9 @@ pub struct Turn<'a> {
     pub server: Server<'a>,
     /// What holds for both.
     pub rules: &'a Rules<'a>,
-    /// Nothing of the client has gone to this server yet, and another one may be better.
+    /// Nothing of the client has gone to this server yet.
+    pub first: bool,
+    /// Nor is it a server of its own: another one may be better.
     pub changeable: bool,
 }
 
@@ -113,6 +122,12 @@ impl Ingress {
     /// Whether no message is cut in two.
     pub fn is_between_messages(&self) -> bool {
         self.pass == 0 && self.drop == 0
+    }
+
+    /// Nothing of what was taken of the client has run: it is taken again, for another server.
+    pub fn begin_again(&mut self) {
+        (self.pass, self.drop, self.own_names) = (0, 0, false);
+        self.mine.begin_again();
     }
 
     /// Turns what the client sent into what its server gets, as far as messages are complete.
@@ -166,7 +181,7 @@ impl Ingress {
             b'B' => self.bind(total, turn),
             b'D' | b'C' => self.name(header.tag, total, turn),
             b'F' => {
-                if !self.mine.has_prepared {
+                if !self.mine.has_prepared && !self.own_names {
                     enter::deallocate(turn);
                 }
                 self.mine.note_unseen();
@@ -237,7 +252,6 @@ impl Ingress {
 
     /// What a text that runs now says, before it is sent.
     fn note(&mut self, scan: Scan, text: &[u8], turn: &mut Turn<'_>) -> Result<(), Stop> {
-        refuse(scan, turn.rules)?;
         self.meets_traces(scan, turn)?;
         if scan.sequence {
             self.mine.asks_sequences = true;
@@ -245,7 +259,9 @@ impl Ingress {
         }
         // Also before an audit that asks whether there are any: those of others must not bind this client.
         let meets = scan.names_prepared || scan.calls || scan.asks.has(Asks::PREPARED);
-        if meets && !self.mine.has_prepared {
+        if scan.shows_names && turn.rules.shares_statements {
+            self.show_names(scan.lists_names, turn)?;
+        } else if meets && !self.mine.has_prepared && !self.own_names {
             enter::deallocate(turn);
         }
         self.mine.note(scan);
@@ -303,6 +319,13 @@ impl Ingress {
         if let Some(whole) = turn.input.rest().get(..total) {
             let text = &whole[HEADER..];
             let scan = scan::scan(text);
+            if is_refused(scan, turn.rules) {
+                turn.server.out.make(|out| message::query(out, NOT_SENT));
+                turn.server.cache.forget_unnamed();
+                turn.server.exchange.refused(Expect::Query, false);
+                turn.input.skip(total);
+                return Ok(());
+            }
             if scan.names_prepared && self.sql_names(text, total, turn) {
                 return Ok(());
             }
@@ -328,18 +351,21 @@ impl Ingress {
     }
 }
 
-/// With `sessionState: Reject` nothing binds a client to a server: it is refused before it is sent.
-fn refuse(scan: Scan, rules: &Rules<'_>) -> Result<(), Stop> {
+/// With `sessionState: Reject` nothing binds a client to a server: whether a text is one that would.
+fn is_refused(scan: Scan, rules: &Rules<'_>) -> bool {
     let bound = [Asks::LISTEN, Asks::LOCKS, Asks::CURSORS, Asks::PREPARED, Asks::TEMPORARY];
     let binds = scan.pin.is_some() || bound.into_iter().any(|kind| scan.asks.has(kind));
     // RESET, UNLISTEN and DEALLOCATE free; DISCARD frees everything.
-    if rules.care != Care::Reject || !binds || (scan.names_prepared && !scan.prepares) {
-        return Ok(());
-    }
-    let text = "this statement would bind its client to one server, and pool.sessionState is Reject: use Preserve, or \
-                pool.mode: Session";
-    Err(Stop::Fatal(SqlState::FEATURE_NOT_SUPPORTED, text.into()))
+    rules.care == Care::Reject && binds && (!scan.names_prepared || scan.prepares)
 }
+
+/// What the server gets in place of a refused statement: it fails wherever it stands, and what follows fails or is
+/// skipped as PostgreSQL does it.
+const NOT_SENT: &str = "poolkeeper: a statement was refused, as pool.sessionState is Reject";
+
+/// What the client is told then.
+pub const REFUSED: &str = "this statement would bind its client to one server, and pool.sessionState is Reject: use \
+                           Preserve, or pool.mode: Session";
 
 /// The messages that a client may send after login.
 fn known(tag: u8) -> Result<(), Stop> {

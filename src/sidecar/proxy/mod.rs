@@ -11,11 +11,13 @@ pub mod egress;
 pub mod give_back;
 pub mod ingress;
 pub mod relay;
+pub mod retry;
 
 #[cfg(test)]
 mod tests;
 
 use std::future::{Future, poll_fn};
+use std::num::NonZeroU64;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -68,6 +70,8 @@ struct Serving {
     set: StartupSet,
     /// Its `application_name`; none for the health query, which takes servers as they are.
     application: Option<Box<str>>,
+    /// The server that it has left in a state that another one would have to be brought to: had again, it costs nothing.
+    last: Option<NonZeroU64>,
     client: Client,
 }
 
@@ -220,7 +224,7 @@ impl Serving {
         // One that came between the last wait and its lease was for what is over.
         self.client.shared.clear(signal::CANCEL);
         let asked = Instant::now();
-        if let Some(lease) = self.database.pool.checkout_now(&self.set, asked) {
+        if let Some(lease) = self.database.pool.checkout_again(&self.set, self.last.map(NonZeroU64::get), asked) {
             self.stats().acquire.observe(Duration::ZERO);
             return Acquired::Lease(lease, asked);
         }
@@ -306,6 +310,7 @@ impl Serving {
         self.stats().transaction_time.observe(ended.saturating_duration_since(lent));
         if let End::Free = end {
             self.client.shared.set_activity(Activity::Idle);
+            self.client.retry = None;
             let unwritten = lease.take_unwritten();
             if !unwritten.is_empty() {
                 self.client.say(|out| out.extend_from_slice(&unwritten));
@@ -317,6 +322,8 @@ impl Serving {
             if used == Use::Unproven && catalog.is_incurable() && !rule::off(Rule::Incurable) {
                 used = Use::Incurable;
             }
+            self.last =
+                (used != Use::Harmless || !mine.label.is_plain()).then(|| NonZeroU64::new(lease.id())).flatten();
             lease.session.proof.left(pid, &mine.label, used);
             lease.session.sql_prepared |= used != Use::Harmless;
             give_back::free(&self.database, lease, ended);
@@ -324,6 +331,9 @@ impl Serving {
         }
         if let End::Another = end {
             self.client.shared.set_activity(Activity::Idle);
+            // News of the session that were to go ahead of the answer: nothing of the server's own.
+            let unwritten = lease.take_unwritten();
+            self.client.say(|out| out.extend_from_slice(&unwritten));
             lease.discard(CloseReason::Hygiene);
             return Some(ended);
         }
@@ -366,6 +376,7 @@ impl Serving {
             max_buffered: policy.listen.max_buffered,
             application: self.application.as_deref(),
             prepares: self.database.catalog.prepares(),
+            disconnect: self.database.catalog.disconnect(),
             client: self.client.shared.pid,
             statements: &self.database.statements,
             stats: elsewhere.unwrap_or(&self.database.workers[self.worker.number]),
@@ -390,9 +401,9 @@ impl Serving {
             leaving: false,
         };
         let end = poll_fn(|cx| relay.poll(cx)).await;
-        // Nothing of the client has gone to it: another server will do.
-        let end = if matches!(end, End::Unready(_)) && !relay.used { End::Another } else { end };
-        (end, relay.now())
+        // Nothing of the client has run on it: another server will do.
+        let again = matches!(end, End::Unready(_)) && (!relay.used || relay.take_back());
+        (if again { End::Another } else { end }, relay.now())
     }
 
     /// Client and server part for good: the client is told why, the server is reset or closed.
@@ -463,15 +474,19 @@ impl Serving {
         let shared = clients.add(new, key, Instant::now());
         let client = Client::new(login.stream, &login.early, Ingress::new(mode), shared);
         let application = Some(printable(login.set.get(APPLICATION).unwrap_or_default()));
-        Some(Self { worker, database, settings, mode, care, set: login.set.without(APPLICATION), application, client })
+        let set = login.set.without(APPLICATION);
+        Some(Self { worker, database, settings, mode, care, set, application, last: None, client })
     }
 
     /// Completes the login: tells the client about the sessions it will use, its cancel key, and that it may begin.
     async fn welcome(worker: Arc<Worker>, database: Arc<Database>, login: Login) -> Option<Self> {
+        let name = login.set.get(APPLICATION).unwrap_or_default();
+        let notice = if name.len() > NAME { cut(name) } else { Vec::new() };
         let mut serving = Self::new(worker, database, login)?;
         serving.database.backend.note(&serving.set);
         let welcome = serving.parameters().await?;
         serving.set = welcome.set.clone();
+        serving.client.say(|out| out.extend_from_slice(&notice));
         serving.begin(&welcome.parameters);
         serving.client.told = Some(welcome);
         Some(serving)
@@ -525,6 +540,15 @@ impl Serving {
 
 /// Longest `application_name` in bytes (NAMEDATALEN - 1).
 const NAME: usize = 63;
+
+/// What PostgreSQL says of a name that is too long.
+fn cut(long: &str) -> Vec<u8> {
+    let end = (0..=NAME).rev().find(|at| long.is_char_boundary(*at)).unwrap_or_default();
+    let short = &long[..end];
+    let mut out = Vec::new();
+    message::notice_response(&mut out, "42622", &format!("identifier \"{long}\" will be truncated to \"{short}\""));
+    out
+}
 
 /// As PostgreSQL before 16 takes a name: what is not printable ASCII is a question mark.
 fn printable(name: &str) -> Box<str> {

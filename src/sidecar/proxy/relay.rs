@@ -215,9 +215,13 @@ impl Relay<'_> {
             let text = "transactions of several statements are refused in pool.mode: Statement".to_owned();
             return Err(End::Fatal(SqlState::FEATURE_NOT_SUPPORTED, text));
         }
+        if seen.defaults {
+            self.database.renew();
+        }
         if held && !conn.exchange.has_preface() {
             // Confirmed: what waited for it goes on.
             self.stuck = 0;
+            self.client.retry = None;
         }
         if readied && !conn.exchange.is_being_readied() {
             // From now on a cancel request can hit only the client's own.
@@ -339,6 +343,7 @@ impl Relay<'_> {
             names,
             server,
             rules: &self.rules,
+            first,
             changeable: first && !fresh,
         };
         if !std::mem::replace(&mut self.entered, true)
@@ -361,6 +366,9 @@ impl Relay<'_> {
         let stop = self.client.ingress.process(&mut turn);
         self.taken = turn.input.taken();
         self.used |= self.taken > 0;
+        if conn.exchange.has_preface() {
+            self.client.retry.get_or_insert_default().keep(&self.client.input.bytes()[..self.taken]);
+        }
         self.client.shared.set_idle(None);
         if conn.to_server.is_empty() {
             self.client.input.consume(std::mem::take(&mut self.taken));
@@ -382,6 +390,17 @@ impl Relay<'_> {
             }
             Stop::Fatal(code, text) => Err(End::Fatal(code, text)),
         }
+    }
+
+    /// The server refused to be made the client's, and skipped what came behind: the client's bytes are taken again, once.
+    /// False if they are not there any more, or that has failed before.
+    pub fn take_back(&mut self) -> bool {
+        let Some(bytes) = self.client.retry.as_mut().and_then(|retry| retry.take()) else { return false };
+        self.client.input.consume(std::mem::take(&mut self.taken));
+        self.client.input.put_back(&bytes);
+        self.client.names.forget_pending();
+        self.client.ingress.begin_again();
+        true
     }
 
     /// Whether the server has done all that it was asked for, and nothing keeps it with this client.

@@ -77,6 +77,7 @@ impl Bench {
             shares_statements: self.shares,
             max_buffered: self.max,
             application: self.name,
+            disconnect: None,
             prepares: false,
             client: self.client,
             care: self.care,
@@ -88,6 +89,7 @@ impl Bench {
             names: &mut client.names,
             server,
             rules: &rules,
+            first: false,
             changeable: false,
         };
         if !std::mem::replace(&mut client.entered, true) {
@@ -387,7 +389,19 @@ fn only_bind_runs_what_parse_names() {
 fn with_reject_what_would_bind_is_not_sent() {
     let (mut bench, mut client) = (Bench { care: Care::Reject, ..Bench::new() }, Client::default());
     let (sent, stop) = bench.send(&mut client, &query("listen x"));
-    assert!(sent.is_empty() && matches!(stop, Stop::Fatal(SqlState::FEATURE_NOT_SUPPORTED, _)));
+    assert!(stop == Stop::More && !sent.windows(6).any(|text| text == b"listen"), "{sent:?}");
+    let refused = |bench: &mut Bench, client: &mut Client, error: &[u8]| {
+        let got = bench.answer(client, &[msg(b'E', error), server("Z")].concat());
+        assert_eq!(tags(&got), "EZ");
+        got.windows(5).any(|code| code == b"0A000")
+    };
+    assert!(refused(&mut bench, &mut client, b"SERROR\0C42601\0Msyntax error\0\0"));
+    let batch = [parse("s", "listen x"), msg(b'D', b"Ss\0"), sync()].concat();
+    assert_eq!(tags(&bench.send(&mut client, &batch).0), "PDS");
+    assert!(refused(&mut bench, &mut client, b"SERROR\0C42601\0Msyntax error\0\0"));
+    assert!(client.names.get(b"s").is_none(), "it was never prepared");
+    bench.send(&mut client, &query("listen x"));
+    assert!(!refused(&mut bench, &mut client, b"SFATAL\0C57P01\0Mgoodbye\0\0"), "the server's own news are told");
     let (mut bench, mut client) = (Bench { care: Care::Reject, ..Bench::new() }, Client::default());
     assert_eq!(bench.send(&mut client, &query("set a = 1")).0, query("set a = 1"));
 }

@@ -120,6 +120,7 @@ fn allowed(session: &Session<'_>, operation: &Operation) -> bool {
     }
     match operation.group {
         Group::Hidden => scenario.noisy,
+        Group::Bound => !scenario.calm,
         Group::Far => scenario.foreign,
         _ => true,
     }

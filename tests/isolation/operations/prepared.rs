@@ -18,6 +18,8 @@ pub const ALL: &[Operation] = &[
     outer("Bind of nothing", Group::Plain, nothing),
     outer("Parse and Bind, pipelined", Group::Plain, at_once),
     outer("portal in pieces", Group::Plain, portal),
+    outer("pg_prepared_statements", Group::Plain, listed),
+    outer("EXPLAIN EXECUTE", Group::Plain, explained),
 ];
 
 const NAMES: [&str; 4] = ["s1", "s2", "s3", "s4"];
@@ -167,6 +169,33 @@ fn at_once(session: &mut Session<'_>) -> Step {
     } else {
         Err(session.violated(Kind::Leak, "wrong number of answers", &format!("{rows:?}")))
     }
+}
+
+/// Statements of the protocol by the names that this session has for them, and nobody else's.
+fn listed(session: &mut Session<'_>) -> Step {
+    let sql = "SELECT name FROM pg_catalog.pg_prepared_statements WHERE NOT from_sql";
+    let rows = session.ask(sql)?;
+    let seen: BTreeSet<_> = rows.iter().filter_map(|row| row[0].clone()).collect();
+    let own = &session.model.prepared;
+    let details = format!("{seen:?} instead of {:?}", own.keys());
+    if !seen.iter().all(|name| own.contains_key(name)) {
+        return Err(session.violated(Kind::Leak, "another's prepared statement in the list", &details));
+    }
+    // One whose table is out of sight now could not be prepared again.
+    if own.iter().any(|(name, prepared)| prepared.kind != What::Path && !seen.contains(name)) {
+        return Err(session.violated(Kind::Carry, "prepared statement not in the list", &details));
+    }
+    Ok(())
+}
+
+fn explained(session: &mut Session<'_>) -> Step {
+    let names: Vec<_> = session.model.prepared.iter().filter(|(_, p)| p.kind != What::Path).map(|(n, _)| n).collect();
+    if names.is_empty() {
+        return super::queries::tagged(session);
+    }
+    let name = (*session.dice.pick(&names)).clone();
+    let rows = session.ask(&format!("EXPLAIN (COSTS OFF) EXECUTE {name}('x')"))?;
+    session.must_be(&rows, &["Result"])
 }
 
 /// A portal fetched in pieces with Flush between them.

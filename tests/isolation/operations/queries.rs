@@ -25,6 +25,8 @@ pub const ALL: &[Operation] = &[
     outer("currval", Group::Plain, currval),
     outer("execute of nothing", Group::Plain, execute_nothing),
     outer("cancel", Group::Plain, cancel),
+    outer("cancel too late", Group::Plain, cancel_late),
+    outer("cancel too late", Group::Plain, cancel_late),
     outer("long answer", Group::Plain, long),
 ];
 
@@ -297,25 +299,40 @@ fn execute_nothing(session: &mut Session<'_>) -> Step {
 }
 
 fn cancel(session: &mut Session<'_>) -> Step {
+    let wait = if session.dice.chance(50) { session.dice.below(25) } else { 0 };
+    cancelled(session, 20, wait, 1)
+}
+
+/// Requests that arrive about when the statement ends, and its server goes to another client.
+fn cancel_late(session: &mut Session<'_>) -> Step {
+    let (sleep, wait) = (session.dice.below(4), session.dice.below(4));
+    cancelled(session, sleep, wait, 4)
+}
+
+/// A statement of so many milliseconds, and so many requests to cancel it after so many more.
+fn cancelled(session: &mut Session<'_>, sleep: usize, wait: usize, requests: usize) -> Step {
     let value = session.value();
-    session.note("pg_sleep and a cancel request");
-    session.send(&fe::query(&format!("SELECT '{value}', pg_sleep(0.02)")));
+    session.note(&format!("pg_sleep for {sleep} ms and {requests} cancel requests after {wait} ms"));
+    session.send(&fe::query(&format!("SELECT '{value}', pg_sleep({sleep} / 1000.0)")));
     let canceller = session.client.canceller();
-    if session.dice.chance(50) {
-        std::thread::sleep(std::time::Duration::from_millis(session.dice.below(25) as u64));
-    }
-    canceller.send();
+    std::thread::sleep(std::time::Duration::from_millis(wait as u64));
+    std::thread::scope(|scope| {
+        for _ in 1..requests {
+            scope.spawn(|| canceller.send());
+        }
+        canceller.send();
+    });
     let reply = session.read(b"Z", 1)?;
     match reply.errors.first() {
         None => session.must_be(&reply.rows, &[&value, ""])?,
         Some(error) if error.code == "57014" || error.code == "53300" => {}
         Some(error) => return Err(session.unexpected(&error.clone())),
     }
-    // A request may come late and hit this session's next statement: it is allowed one.
+    // A request may come late and hit this session's next statement: each is allowed one.
     let mut tries = 0;
     while let Err(error) = session.attempt("SELECT 'after the cancel'")? {
         tries += 1;
-        if error.code != "57014" || tries > 1 {
+        if error.code != "57014" || tries > requests {
             return Err(session.unexpected(&error));
         }
     }

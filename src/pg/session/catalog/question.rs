@@ -25,12 +25,13 @@ WITH lasting AS MATERIALIZED (SELECT oid FROM pg_class WHERE relpersistence <> '
 SELECT current_setting('server_version_num'), getdatabaseencoding(), concat_ws(' '";
 
 /// All that the reading looks at.
-const LOOKED_AT: [&str; 20] = [
+const LOOKED_AT: [&str; 21] = [
     "pg_proc",
     "pg_language",
     "pg_extension",
     "pg_event_trigger",
     "pg_foreign_table",
+    "pg_foreign_server",
     "pg_operator",
     "pg_cast",
     "pg_aggregate",
@@ -77,6 +78,17 @@ pg_copy_logical_replication_slot_c,pg_replication_origin_session_setup,pg_replic
 pg_replication_origin_xact_setup,pg_replication_origin_xact_reset,pg_start_backup,pg_stop_backup,pg_stop_backup_v2,\
 pg_backup_start,pg_backup_stop";
 
+/// The statement that ends the connections that `postgres_fdw` keeps, as one session asks for itself after `DISCARD ALL`;
+/// an empty one if there may be some that nothing ends, none where that extension is not.
+pub const FAR_NOW: &str = "SELECT coalesce(\
+(SELECT pg_catalog.format('SELECT %s', p.oid::pg_catalog.regprocedure) FROM pg_catalog.pg_proc AS p \
+WHERE p.proname OPERATOR(pg_catalog.=) 'postgres_fdw_disconnect_all' \
+AND p.probin OPERATOR(pg_catalog.=) '$libdir/postgres_fdw' LIMIT 1), \
+(SELECT '' FROM pg_catalog.pg_foreign_server AS s \
+JOIN pg_catalog.pg_foreign_data_wrapper AS w ON w.oid OPERATOR(pg_catalog.=) s.srvfdw \
+JOIN pg_catalog.pg_proc AS h ON h.oid OPERATOR(pg_catalog.=) w.fdwhandler::pg_catalog.oid \
+WHERE h.prosrc OPERATOR(pg_catalog.=) 'postgres_fdw_handler' LIMIT 1))";
+
 /// Routines: what each says, in which language, with which settings. Equal bodies come once. Functions of the language
 /// `internal` are PostgreSQL's own by another name (aggregates and ranges have some).
 const ROUTINES: &str = "
@@ -108,6 +120,16 @@ SELECT CASE WHEN evtevent = 'login' THEN 'login trigger' ELSE 'event trigger' EN
  WHERE evtenabled <> 'D' ORDER BY 2 LIMIT {rows};
 SELECT 'foreign table', concat(n.nspname, '.', c.relname), '' FROM pg_foreign_table f
  JOIN pg_class c ON c.oid = f.ftrelid JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY 2 LIMIT {rows}";
+
+/// What ends the connections that `postgres_fdw` keeps (PostgreSQL 14), where this role may call it; and whether there is
+/// anything that it could keep connections to.
+const FAR: &str = "
+SELECT 'disconnect', format('%I.%I()', n.nspname, p.proname), '' FROM pg_proc p
+ JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
+ WHERE p.prosrc = 'postgres_fdw_disconnect_all' AND l.lanname = 'c' AND p.probin = '$libdir/postgres_fdw'
+ AND p.pronargs = 0 AND has_function_privilege(p.oid, 'EXECUTE') AND has_schema_privilege(n.oid, 'USAGE') LIMIT 1;
+SELECT 'far server', s.srvname, '' FROM pg_foreign_server s JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw
+ JOIN pg_proc h ON h.oid = w.fdwhandler WHERE h.prosrc = 'postgres_fdw_handler' LIMIT 1";
 
 /// Built-in functions under another name.
 const ALIASES: &str = "
@@ -177,7 +199,7 @@ pub fn reading(version: u32, encoding: &str) -> String {
         sql.push_str(" SET LOCAL transaction_timeout TO 0;");
     }
     let symbols = ["{", SYMBOLS, "}"].concat();
-    for (n, part) in [OBJECTS, ROUTINES, ALIASES, TREES].into_iter().enumerate() {
+    for (n, part) in [OBJECTS, FAR, ROUTINES, ALIASES, TREES].into_iter().enumerate() {
         let part = part
             .replace("{since_14}", if version >= 140_000 { SINCE_14 } else { "" })
             .replace("{symbols}", &symbols)

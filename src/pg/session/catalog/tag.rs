@@ -24,3 +24,15 @@ pub fn defines(tag: &[u8]) -> bool {
         ),
     }
 }
+
+/// Whether a CommandComplete tag is one of statements after which the database may keep connections to other servers.
+pub fn reaches_far(tag: &[u8]) -> bool {
+    matches!(
+        tag,
+        b"CREATE EXTENSION"
+            | b"ALTER EXTENSION"
+            | b"CREATE SERVER"
+            | b"CREATE FOREIGN TABLE"
+            | b"IMPORT FOREIGN SCHEMA"
+    )
+}

@@ -12,6 +12,26 @@ fn the_first_of_an_equal_key_is_lent() {
 }
 
 #[test]
+fn the_one_that_is_wished_for_is_lent_if_it_is_at_hand_and_the_first_in_order_otherwise() {
+    let mut b = Bench::new(Settings { size: 3, recycle: Some(secs(10)), ..settings() });
+    let (a, second, z) = (b.lend('a'), b.lend('a'), b.lend('z'));
+    let serial = |b: &Bench, conn| b.engine.server(conn).unwrap().serial;
+    let [wish, wished_second, other] = [a, second, z].map(|conn| serial(&b, conn));
+    let offered = |b: &Bench, last| b.engine.offer(&'a', last, b.now).map(|(_, conn)| conn);
+    b.back(second);
+    assert_eq!(offered(&b, Some(wish)), Some(second), "it is lent");
+    b.back(a);
+    b.back(z);
+    let first = offered(&b, None).unwrap();
+    assert_eq!(offered(&b, Some(wish)), Some(a));
+    assert_eq!(offered(&b, Some(wished_second)), Some(second));
+    assert_eq!(offered(&b, Some(other)), Some(first), "another key's");
+    assert_eq!(offered(&b, Some(99)), Some(first), "it is closed");
+    b.now += secs(20);
+    assert_eq!(offered(&b, Some(wish)), None, "too old to be lent again");
+}
+
+#[test]
 fn below_the_limit_another_key_opens_another_connection() {
     let mut b = Bench::new(settings());
     let a = b.lend('a');

@@ -17,7 +17,9 @@ impl Ingress {
     /// # Errors
     /// If the system has no random bytes.
     pub fn enter(&mut self, turn: &mut Turn<'_>) -> Result<bool, getrandom::Error> {
+        self.own_names = false;
         let Some(startup_name) = turn.rules.application else { return Ok(true) };
+        self.mine.nameless = startup_name.is_empty();
         let (rules, server) = (turn.rules, &mut turn.server);
         let label = &self.mine.label;
         let entry = server.session.proof.entry(rules.client, label);
@@ -26,7 +28,13 @@ impl Ingress {
         let name = own_name.unwrap_or(startup_name);
         match entry {
             Entry::Refused => return Ok(false),
-            Entry::Direct => name_application(name, turn),
+            Entry::Direct => {
+                name_application(name, turn);
+                if turn.server.session.named {
+                    // Its own, which it may have closed on another server since.
+                    deallocate(turn);
+                }
+            }
             Entry::Adapt | Entry::Scrub => {
                 let scrub = entry == Entry::Scrub;
                 let rename = own_name.is_none() && (scrub || server.session.application.as_deref() != Some(name));
@@ -34,15 +42,16 @@ impl Ingress {
                 let label = if rule::off(Rule::Adapt) { &plain } else { &**label };
                 let (session, exchange) = (&mut *server.session, &mut *server.exchange);
                 let mut sent = Ok(());
-                let statements = rules.prepares && session.sql_prepared && !rule::off(Rule::SqlPrepared);
-                let much = scrub.then_some(if statements { Scrub::Statements } else { Scrub::Session });
+                let statements =
+                    (rules.prepares || session.named) && session.sql_prepared && !rule::off(Rule::SqlPrepared);
+                let much = scrub.then_some(Scrub { statements, disconnect: rules.disconnect.as_deref() });
                 server.out.make(|out| {
                     let name = rename.then_some(name.as_bytes());
                     sent = session.ours.preface(much, label, name, exchange, out);
                 });
                 sent?;
-                if much == Some(Scrub::Statements) {
-                    session.sql_prepared = false;
+                if scrub && statements {
+                    (session.sql_prepared, session.named) = (false, false);
                     server.cache.clear();
                 }
                 session.application = Some(name.into());
@@ -101,7 +110,7 @@ pub(super) fn forget_sequences(turn: &mut Turn<'_>) {
 /// The server forgets statements that SQL of earlier clients has prepared.
 pub(super) fn deallocate(turn: &mut Turn<'_>) {
     if turn.server.session.sql_prepared && !rule::off(Rule::SqlPrepared) && ahead("DEALLOCATE ALL", turn) {
-        turn.server.session.sql_prepared = false;
+        (turn.server.session.sql_prepared, turn.server.session.named) = (false, false);
         turn.server.session.ours.forget();
         turn.server.cache.clear();
     }

@@ -26,6 +26,9 @@ impl Ingress {
         if turn.server.exchange.has_batch() && !turn.server.exchange.has_preface() {
             return false;
         }
+        if self.has_own_names() {
+            return self.own_sql_name(verb, name, total, turn);
+        }
         let on_server = String::from_utf8_lossy(&statement.name);
         ensure(&statement, turn);
         let sql = match verb {
@@ -43,6 +46,18 @@ impl Ingress {
         turn.server.cache.forget_unnamed();
         turn.server.exchange.query(Expect::Query, deallocates);
         turn.input.skip(total);
+        true
+    }
+
+    /// The same where the server has the client's statements by the client's names: only what the client has follows.
+    fn own_sql_name(&mut self, verb: Verb, name: Vec<u8>, total: usize, turn: &mut Turn<'_>) -> bool {
+        if !matches!(verb, Verb::Deallocate) || turn.input.rest().len() < total {
+            return false;
+        }
+        turn.names.push(Change::Remove(name.into()));
+        turn.server.cache.forget_unnamed();
+        turn.server.exchange.query(Expect::Query, true);
+        turn.input.forward(total, turn.server.out);
         true
     }
 }

@@ -11,7 +11,7 @@ use crate::pg::message::{self, Reader};
 use crate::pg::session::prepared::{Change, Names, Statement};
 use crate::pg::session::rule::{self, Rule};
 use crate::pg::session::scan::{self, Pin, Scan};
-use crate::sidecar::proxy::ingress::{Rules, refuse};
+use crate::sidecar::proxy::ingress::{NOT_SENT, Rules, is_refused};
 
 /// A client's names and texts may take this many times `max_buffered`.
 const STATEMENT_BYTES: usize = 16;
@@ -23,7 +23,10 @@ impl Ingress {
         if name.is_empty() {
             let known = turn.names.get(b"").filter(|known| *known.tail == *tail).cloned();
             let statement = known.unwrap_or_else(|| Statement::unnamed(tail, scan::scan(tail)));
-            refuse(statement.scan, turn.rules)?;
+            if is_refused(statement.scan, turn.rules) {
+                turn.names.push(Change::Unnamed(None));
+                return not_sent(true, total, turn);
+            }
             self.meets_traces(statement.scan, turn)?;
             self.mine.asks_sequences |= statement.scan.sequence;
             turn.server.cache.parse_sent(&statement);
@@ -32,19 +35,33 @@ impl Ingress {
             return self.forward(total, turn);
         }
         if !turn.rules.shares_statements {
+            if is_refused(scan::scan(tail), turn.rules) {
+                return not_sent(false, total, turn);
+            }
             self.note(scan::scan(tail), tail, turn)?;
             self.mine.keep(Pin::Prepared);
             return self.extended(Expect::Parse, total, turn);
         }
         if let Some(statement) = turn.names.get(name).cloned() {
+            if self.has_own_names() {
+                turn.server.exchange.parse_as_named(false);
+                return self.forward(total, turn);
+            }
             return self.reuse(name, &statement, total, turn);
         }
         has_room(turn.names, whole.len(), turn.rules)?;
         let statement = self.intern(tail, turn)?;
-        refuse(statement.scan, turn.rules)?;
+        if is_refused(statement.scan, turn.rules) {
+            return not_sent(false, total, turn);
+        }
         self.meets_traces(statement.scan, turn)?;
         self.mine.asks_sequences |= statement.scan.sequence;
         turn.names.push(Change::Add(name.into(), Arc::clone(&statement)));
+        if self.has_own_names() {
+            self.leave_names(turn);
+            turn.server.exchange.parse_as_named(true);
+            return self.forward(total, turn);
+        }
         turn.input.skip(total);
         if turn.server.cache.has(&statement) {
             turn.rules.stats.prepare_hits.inc();
@@ -67,7 +84,7 @@ impl Ingress {
             let label = if rule::off(Rule::StatementLabel) { &[] } else { self.mine.label.parse_key() };
             statements.intern(tail, label, || scan::scan(tail))
         };
-        found.map_err(|error| Stop::Fatal(SqlState::INTERNAL_ERROR, format!("no random bytes: {error}")))
+        found.map_err(no_random)
     }
 
     /// A name that is in use: the server refuses it as PostgreSQL does (42P05), and its transaction fails with it.
@@ -99,9 +116,15 @@ impl Ingress {
                 if statement.scan.set_config && parameters.is_none() && total <= turn.rules.max_buffered {
                     return Err(Stop::More);
                 }
+                if is_refused(statement.scan, turn.rules) {
+                    return not_sent(false, total, turn);
+                }
                 self.note(statement.scan, &statement.tail, turn)?;
                 if statement.scan.set_config {
                     self.note_parameters(parameters, turn);
+                }
+                if self.names_as_they_are(&statement) {
+                    return self.extended(Expect::Bind, total, turn);
                 }
                 ensure(&statement, turn);
                 if !statement.name.is_empty() {
@@ -154,6 +177,9 @@ impl Ingress {
         let is_statement = whole[HEADER] == b'S';
         let known = is_statement.then(|| turn.names.get(name).cloned()).flatten();
         match (tag, known) {
+            (b'D', Some(statement)) if self.names_as_they_are(&statement) => {
+                self.extended(Expect::DescribeStatement, total, turn)
+            }
             (b'D', Some(statement)) => {
                 ensure(&statement, turn);
                 turn.server.exchange.uses(Expect::DescribeStatement, statement.id);
@@ -174,6 +200,10 @@ impl Ingress {
             (_, Some(statement)) if !statement.name.is_empty() => {
                 has_room(turn.names, total, turn.rules)?;
                 turn.names.push(Change::Remove(name.into()));
+                if self.has_own_names() {
+                    turn.server.exchange.close(true);
+                    return self.forward(total, turn);
+                }
                 turn.server.exchange.own(b'3');
                 turn.input.skip(total);
                 Ok(())
@@ -188,6 +218,25 @@ impl Ingress {
             (_, None) => self.extended(Expect::Close, total, turn),
         }
     }
+}
+
+impl Ingress {
+    /// Whether the server has this statement under the name that the client has for it.
+    fn names_as_they_are(&self, statement: &Statement) -> bool {
+        self.has_own_names() && !statement.name.is_empty()
+    }
+}
+
+/// The server gets a statement that fails in place of a refused one. `names`: the client's names change with its fate.
+fn not_sent(names: bool, total: usize, turn: &mut Turn<'_>) -> Result<(), Stop> {
+    turn.server.out.make(|out| message::parse(out, b"pk_refused", NOT_SENT.as_bytes(), &[0, 0]));
+    turn.server.exchange.refused(Expect::Parse, names);
+    turn.input.skip(total);
+    Ok(())
+}
+
+pub(super) fn no_random(error: getrandom::Error) -> Stop {
+    Stop::Fatal(SqlState::INTERNAL_ERROR, format!("no random bytes: {error}"))
 }
 
 /// Whether the client may have more statements, or ask for more without waiting for answers. What never reaches the

@@ -1,0 +1,134 @@
+"""What it costs that no client meets another's session: `benches/compare/run --state` (make bench-state).
+
+One PostgreSQL, four sidecars before it, the same load through each in turn, many more clients than servers, so that nearly every transaction
+changes client. Trusting in a quiet database does least and is what the others are held against, pair by pair."""
+
+import os
+import statistics
+import subprocess
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(HERE, "../../scripts")]
+
+from cells import _PROGRESS, environment  # noqa: E402
+from lab import postgres, process  # noqa: E402
+from lab.poolkeeper import Poolkeeper as Sidecar  # noqa: E402
+from poolers import DATABASE, PASSWORD, USER  # noqa: E402
+
+NOISY = "noisy"
+CLIENTS, SERVERS, SECONDS, ROUNDS = 32, 4, 3, int(os.environ.get("ROUNDS", "7"))
+
+WRITE = """\\set aid random(1, 500000)
+BEGIN;
+UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid = :aid;
+INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (1, 1, :aid, 1, CURRENT_TIMESTAMP);
+COMMIT;
+"""
+TENANT = """\\set aid random(1, 500000)
+BEGIN;
+SET LOCAL app.tenant_id = '17';
+SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+COMMIT;
+"""
+# Name, script (none: pgbench's own select), pgbench's protocol.
+LOADS = [
+    ("one SELECT", None, "simple"),
+    ("read-write transaction", WRITE, "simple"),
+    ("read-write transaction, extended", WRITE, "extended"),
+    ("SET LOCAL of a tenant, one SELECT", TENANT, "simple"),
+]
+
+
+class Side:
+    """One sidecar: its name, its database, what it was told."""
+
+    def __init__(self, server, binary, name, database, state):
+        self.name, self.database = name, database
+        spec = {
+            "pool": {"mode": "Transaction", "size": SERVERS, "maxOverflow": 0, "sessionState": state},
+            "timeouts": {"statement": "0s"},
+        }
+        folder = process.folder("state")
+        self.sidecar = Sidecar(binary, folder, server, database, USER, PASSWORD, spec)
+
+    def metric(self, name):
+        lines = self.sidecar.get("/metrics")[0].splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+    def run(self, server, script, protocol, seconds):
+        """Transactions a second, and scrubs and audits a transaction."""
+        what = ["-S"] if script is None else ["-f", script]
+        command = [server.program("pgbench"), "-n", *what, "-M", protocol, "-h", "127.0.0.1", "-p", str(self.sidecar.port)]
+        command += ["-c", str(CLIENTS), "-T", str(seconds + 1), "-P", "1", "--progress-timestamp", self.database]
+        names = ("poolkeeper_session_scrubs_total", "poolkeeper_session_audits_total", "poolkeeper_transactions_total")
+        before = [self.metric(name) for name in names]
+        ended = subprocess.run(command, capture_output=True, text=True, env=environment())
+        if ended.returncode != 0:
+            raise RuntimeError(f"pgbench through {self.name} failed: {ended.stderr}")
+        seen = [float(found[2]) for found in map(_PROGRESS.match, ended.stderr.splitlines()) if found]
+        scrubs, audits, transactions = (self.metric(name) - was for name, was in zip(names, before))
+        return statistics.mean(seen[1:]), scrubs / max(1, transactions), audits / max(1, transactions)
+
+
+def fill(server, folder):
+    admin = server.admin()
+    admin.query(f"CREATE ROLE {USER} LOGIN PASSWORD '{PASSWORD}'")
+    for database in (DATABASE, NOISY):
+        admin.query(f"CREATE DATABASE {database} OWNER {USER}")
+        command = f"{server.program('pgbench')} -q -i -I dtGvp -s 5 -h {folder} -p {server.port} -U postgres {database}"
+        if os.system(f"{command} >{folder}/fill.log 2>&1") != 0:
+            raise RuntimeError(open(f"{folder}/fill.log").read())
+        own = server.admin(database)
+        own.query(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {USER}")
+        if database == NOISY:
+            own.query("CREATE FUNCTION tenant(text) RETURNS text LANGUAGE sql AS $$SELECT set_config('app.tenant_id', $1, false)$$")
+        own.close()
+    admin.close()
+
+
+def main():
+    binary = os.path.abspath(sys.argv[sys.argv.index("--poolkeeper") + 1])
+    process.interrupted_as_exception()
+    try:
+        folder = process.folder("state-pg")
+        server = postgres.Postgres(folder, shared_buffers="256MB", autovacuum="off", synchronous_commit="off")
+        fill(server, folder)
+        sides = [
+            Side(server, binary, "Trusting, quiet", DATABASE, "Trusting"),
+            Side(server, binary, "Preserve, quiet", DATABASE, "Preserve"),
+            Side(server, binary, "Preserve, noisy", NOISY, "Preserve"),
+            Side(server, binary, "Strict, quiet", DATABASE, "Strict"),
+        ]
+        print(f"{CLIENTS} clients, {SERVERS} servers, {ROUNDS} interleaved rounds of {SECONDS} s; throughput relative to the first, median (least to most)\n")
+        print("| load | " + " | ".join(side.name for side in sides) + " |")
+        print("|---|" + "---|" * len(sides), flush=True)
+        for name, text, protocol in LOADS:
+            script = None
+            if text:
+                script = f"{folder}/load.sql"
+                with open(script, "w") as out:
+                    out.write(text)
+            for side in sides:  # the catalog is read, what is slow the first time is done
+                side.run(server, script, protocol, 2)
+            seen = {side.name: [] for side in sides}
+            for turn in range(ROUNDS):
+                for side in sides if turn % 2 == 0 else sides[::-1]:
+                    seen[side.name].append(side.run(server, script, protocol, SECONDS))
+            print(f"| {name} | " + " | ".join(cell(seen, side.name, sides[0].name) for side in sides) + " |", flush=True)
+    finally:
+        process.end_all()
+
+
+def cell(seen, name, base):
+    runs = seen[name]
+    scrubs, audits = (statistics.median(run[place] for run in runs) for place in (1, 2))
+    extra = f"; {scrubs:.2f} scrubs, {audits:.2f} audits" if name != base else ""
+    if name == base:
+        return f"{statistics.median(run[0] for run in runs):.0f} tps"
+    ratios = sorted(run[0] / other[0] for run, other in zip(runs, seen[base]))
+    return f"{statistics.median(ratios):.3f} ({ratios[0]:.2f}–{ratios[-1]:.2f}){extra}"
+
+
+if __name__ == "__main__":
+    main()
