@@ -58,7 +58,7 @@ def main():
     columns += ",POOL:.status.conditions[?(@.type=='poolkeeper.dev/PoolHealthy')].message"
     show(kubectl, "get", "pods", "-n", "shop", "-o", f"custom-columns={columns}")
     shop.find()
-    wait_for(lambda: shop.counters()["tps"] > 0, "the app's first second of work", seconds=60)
+    wait_for(lambda: shop.policy["generation"] and shop.counters()["tps"] > 0, "the app's first second of work", seconds=60)
     say("changes under load: 36 clients in three pods, which check every value that they read")
     table = Table(lambda: {**shop.sample(), "servers": database.servers()})
     try:

@@ -104,11 +104,19 @@ impl Node {
         run(command.args(names.iter().map(|name| self.images.join(format!("{name}.tar")))));
     }
 
-    /// Installs the chart and waits until its operators are ready.
+    /// Installs the chart as it is by default, whatever is there, and waits until its operators are ready.
     pub fn install(&self) {
         let chart = root("charts/poolkeeper");
-        let release = ["install", HOME, chart.to_str().unwrap(), "--namespace", HOME, "--create-namespace"];
-        self.helm(&[release.as_slice(), &["--wait", "--timeout", "5m"]].concat());
+        let release =
+            ["upgrade", "--install", HOME, chart.to_str().unwrap(), "--namespace", HOME, "--create-namespace"];
+        self.helm(&[release.as_slice(), &["--reset-values", "--wait", "--timeout", "5m"]].concat());
+    }
+
+    /// Puts the operator back, after a test that had taken it away has failed.
+    pub fn restore(&self) {
+        self.try_kubectl(&["delete", "lease", "poolkeeper-operator", "-n", HOME, "--ignore-not-found"]);
+        self.try_kubectl(&["scale", "deployment", "poolkeeper-operator", "-n", HOME, "--replicas=2"]);
+        self.install();
     }
 
     /// Upgrades it with these values beside those that it has.

@@ -19,6 +19,8 @@ fn shapes() -> Vec<(&'static str, Value)> {
     vec![
         shape("host-network", &|pod| {
             pod["spec"]["hostNetwork"] = json!(true);
+            // Else it asks the node's name servers, which don't know where the operator is.
+            pod["spec"]["dnsPolicy"] = json!("ClusterFirstWithHostNet");
             // Its host's name would be the node's.
             let more = [("LISTEN", "0.0.0.0:18080"), ("HOSTNAME", "host-network")];
             let environment = pod["spec"]["containers"][0]["env"].as_array_mut().unwrap();

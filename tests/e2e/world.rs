@@ -2,7 +2,7 @@
 
 use std::panic::Location;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
@@ -26,6 +26,13 @@ enum Turn {
     Alone(RwLockWriteGuard<'static, ()>),
 }
 
+/// A test has failed while it had the node for itself: what it took away is put back.
+fn mended<T>(node: &Node, turn: T) -> T {
+    node.restore();
+    node.quiet.clear_poison();
+    turn
+}
+
 /// The node, and a namespace of its own.
 pub struct World {
     pub node: &'static Node,
@@ -38,13 +45,15 @@ impl World {
     /// A namespace beside those of other tests, which all leave the operator alone. None where there is no node.
     pub async fn new() -> Option<Self> {
         let node = node()?;
-        Some(Self::with(node, Turn::Shared(node.quiet.read().unwrap_or_else(PoisonError::into_inner))).await)
+        let turn = node.quiet.read().unwrap_or_else(|failed| mended(node, failed.into_inner()));
+        Some(Self::with(node, Turn::Shared(turn)).await)
     }
 
     /// The same, while no other test runs: the operator may be taken away.
     pub async fn alone() -> Option<Self> {
         let node = node()?;
-        Some(Self::with(node, Turn::Alone(node.quiet.write().unwrap_or_else(PoisonError::into_inner))).await)
+        let turn = node.quiet.write().unwrap_or_else(|failed| mended(node, failed.into_inner()));
+        Some(Self::with(node, Turn::Alone(turn)).await)
     }
 
     async fn with(node: &'static Node, turn: Turn) -> Self {

@@ -124,7 +124,8 @@ fn session(world: &World, number: usize, turn: usize, mut dice: Dice) {
     let tag = tag(number, turn);
     // Most clients start alike, as those of one program do, and servers are not lent to others; application names
     // differ from session to session.
-    let startup = world.startups[(number % 12).saturating_sub(9)].clone();
+    let unlike = if world.scenario.calm { 0 } else { (number % 12).saturating_sub(9) };
+    let startup = world.startups[unlike].clone();
     let mut connect = world.connect.clone();
     connect.parameters.extend(startup.parameters.clone());
     let mut model = Model::new(startup, world.default("TimeZone"), world.default("DateStyle"));

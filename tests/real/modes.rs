@@ -211,6 +211,26 @@ fn several_policies_in_one_sidecar_keep_apart() {
 }
 
 #[test]
+fn a_name_that_is_reset_in_a_transaction_is_the_clients_own_at_once() {
+    let bed = Bed::sized(1);
+    let mut client = bed.connect().param("application_name", "one").open().unwrap();
+    let mut other = bed.connect().param("application_name", "other").open().unwrap();
+    for (reset, end) in [("RESET application_name", "COMMIT"), ("RESET ALL", "COMMIT"), ("RESET ALL", "ROLLBACK")] {
+        client.rows("SET application_name TO mine");
+        client.rows("BEGIN");
+        client.rows(reset);
+        assert_eq!(client.value("SHOW application_name"), "one", "{reset}");
+        assert_eq!(client.parameter("application_name"), Some("one"));
+        client.rows(end);
+        let after = if end == "COMMIT" { "one" } else { "mine" };
+        assert_eq!(other.value("SHOW application_name"), "other");
+        assert_eq!(client.value("SHOW application_name"), after, "{reset}, {end}");
+        client.rows("RESET application_name");
+        assert_eq!(client.value("SHOW application_name"), "one");
+    }
+}
+
+#[test]
 fn clients_that_differ_in_their_application_name_share_a_server() {
     let bed = Bed::with(|policy| policy.set("pool.size", 1).set("pool.maxOverflow", 0));
     if bed::is_direct() {

@@ -22,6 +22,13 @@ pub fn of(plan: &Plan<'_>, ask: &Ask<'_>) -> Vec<String> {
     if plan.host_network {
         let socket = plan.socket.as_deref().unwrap_or_default();
         warnings.push(format!("hostNetwork: clients reach the sidecar by the unix socket in {socket} only"));
+        let dns = plan.spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
+        if dns == "ClusterFirst" || dns == "Default" {
+            warnings.push(format!(
+                "hostNetwork with dnsPolicy {dns} asks the node's name servers, which do not know the operator's Service: \
+                 the sidecar would keep what it was made with; write dnsPolicy: ClusterFirstWithHostNet"
+            ));
+        }
     }
     grace(plan, &mut warnings);
     ports(plan, &mut warnings);

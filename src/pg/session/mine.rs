@@ -193,6 +193,13 @@ impl Mine {
         self.nameless || self.hints.touched.as_deref().is_some_and(sets)
     }
 
+    /// Whether a text of this transaction resets the client's `application_name`, and none sets it.
+    pub fn has_reset_name(&self) -> bool {
+        let has_name = |names: &[Box<[u8]>]| names.iter().any(|name| **name == *b"application_name");
+        let resets = |touched: &Touched| (touched.all || has_name(&touched.reset)) && !has_name(&touched.set);
+        self.hints.touched.as_deref().is_some_and(resets)
+    }
+
     /// The server told of a change of this setting, and no statement said why.
     pub fn note_parameter(&mut self, name: &[u8]) {
         let reset =

@@ -27,6 +27,7 @@ pub const ALL: &[Operation] = &[
     outer("cancel", Group::Plain, cancel),
     outer("cancel too late", Group::Plain, cancel_late),
     outer("cancel too late", Group::Plain, cancel_late),
+    outer("slow query", Group::Plain, slow),
     outer("long answer", Group::Plain, long),
 ];
 
@@ -337,6 +338,13 @@ fn cancelled(session: &mut Session<'_>, sleep: usize, wait: usize, requests: usi
         }
     }
     Ok(())
+}
+
+/// Long enough for somebody else's cancel request to hit it.
+fn slow(session: &mut Session<'_>) -> Step {
+    let value = session.value();
+    let rows = session.ask(&format!("SELECT '{value}', pg_sleep(0.01)"))?;
+    session.must_be(&rows, &[&value, ""])
 }
 
 fn long(session: &mut Session<'_>) -> Step {

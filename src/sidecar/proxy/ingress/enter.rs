@@ -80,11 +80,13 @@ impl Ingress {
     /// pooler.
     pub fn rename(&mut self, turn: &mut Turn<'_>) {
         let Some(startup_name) = turn.rules.application else { return };
-        if turn.server.session.application.is_some() || !turn.server.exchange.is_free() {
+        let exchange = &*turn.server.exchange;
+        let within = exchange.status() == b'T' && exchange.is_quiet() && self.mine.has_reset_name();
+        if turn.server.session.application.is_some() || !(exchange.is_free() || within) {
             return;
         }
         let own_name = self.mine.label.get(b"application_name").and_then(|name| std::str::from_utf8(name).ok());
-        name_application(own_name.unwrap_or(startup_name), turn);
+        name_application(own_name.filter(|_| !within).unwrap_or(startup_name), turn);
     }
 }
 
