@@ -163,10 +163,11 @@ impl Index {
         let standing = namespace.standing(&policy);
         let told = |entry: &PodEntry| {
             let of = entry.told.borrow().iter().find(|told| told.uid() == policy.uid).cloned();
-            of.filter(|_| !entry.pod.deleting).map(|told| (entry.pod.key.name.clone(), entry.pod.uid.clone(), told))
+            of.map(|told| (entry.pod.key.name.clone(), entry.pod.uid.clone(), told))
         };
-        let pods = namespace.pods.values().filter_map(told).collect();
-        Some(PolicyView { policy, standing, pods })
+        let (leaving, pods): (Vec<_>, Vec<_>) = namespace.pods.values().partition(|entry| entry.pod.deleting);
+        let of = |entries: Vec<&PodEntry>| entries.into_iter().filter_map(told).collect();
+        Some(PolicyView { pods: of(pods), leaving: of(leaving), policy, standing })
     }
 
     /// What a pod with these labels would run, for injection: the accepted policies that are for it, oldest first.

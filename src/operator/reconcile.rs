@@ -13,7 +13,7 @@ use tracing::Instrument;
 
 use super::apply::{WriteError, Writer};
 use super::facts::{Fact, fact};
-use super::index::{Key, PolicyView};
+use super::index::{Entry, Key};
 use super::queue::{Item, Outcome};
 use super::rotation;
 use super::state::State;
@@ -116,14 +116,16 @@ impl Reconciler {
         let now = Instant::now();
         let Some(view) = self.state.policy(key) else { return Ok(None) };
         let (uid, generation) = (view.policy.uid.clone(), view.policy.generation);
-        let (facts, until) = self.facts(&view, now);
+        let (facts, until) = self.facts(&view.pods, now);
+        let (leaving, left) = self.facts(&view.leaving, now);
+        let until = until.into_iter().chain(left).min();
         let Previous { status: previous, numbers_due, class_due, unsure } = self.previous(&uid, generation, now);
-        let wanted = status::status(&view, &facts, previous.as_ref(), numbers_due, present());
+        let wanted = status::status(&view, &facts, &leaving, previous.as_ref(), numbers_due, present());
         let told = wanted.as_ref().or(previous.as_ref());
         // Numbers that wait for their turn, and sidecars that may be silent for too long by then.
         let numbers = status::has_other_numbers(&view, &facts, told).then_some(NUMBERS);
         let silence = until.map(|until| until.saturating_duration_since(now) + Duration::from_millis(50));
-        let rotation = rotation::ends(&facts, present());
+        let rotation = rotation::ends(&facts, present()).max(rotation::ends(&leaving, present()));
         let mut again = numbers.into_iter().chain(silence).chain(unsure).chain(rotation).min();
         let Some(wanted) = wanted else { return Ok(again) };
         if let (Some(wait), true) =
@@ -141,15 +143,15 @@ impl Reconciler {
         Ok(again)
     }
 
-    fn facts(&self, view: &PolicyView, now: Instant) -> (Vec<Fact>, Option<Instant>) {
+    fn facts(&self, pods: &[(String, String, Entry)], now: Instant) -> (Vec<Fact>, Option<Instant>) {
         let reports = self.state.reports();
         let mut until: Option<Instant> = None;
-        let of = |(name, uid, entry): &(String, String, super::index::Entry)| {
+        let of = |(name, uid, entry): &(String, String, Entry)| {
             let (contact, ends) = reports.contact(uid, now);
             until = until.into_iter().chain(ends).min();
             fact(name, entry, reports.get(uid), contact)
         };
-        (view.pods.iter().map(of).collect(), until)
+        (pods.iter().map(of).collect(), until)
     }
 
     /// What is written of a policy, and when numbers alone may be written again.

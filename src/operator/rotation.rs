@@ -17,7 +17,8 @@ use crate::contract::Credentials;
 /// For how long after its last step a rotation is spoken of.
 pub const SPOKEN_OF: Duration = Duration::from_secs(600);
 
-/// How far a rotation is; `None` while there is none.
+/// How far a rotation is; `None` while there is none. By what is known of all pods that log in, those that are being
+/// deleted too.
 pub fn finding(facts: &[Fact], now: Timestamp) -> Option<Finding> {
     let newest = newest(facts)?;
     let differ = said(facts).any(|said| said.mark != newest.mark);
@@ -42,14 +43,24 @@ pub fn finding(facts: &[Fact], now: Timestamp) -> Option<Finding> {
     }
     Some(match said(facts).any(|said| said.role_changed && said.changed == newest.changed) {
         true => {
-            let message = "no pod has a session of the old role open: it can be revoked now";
-            found(Holds::True, Reason::OldRoleUnused, message.into())
+            let message = format!(
+                "all pods have read the new role{}, none has a session of the old one open: it can be revoked now",
+                when(newest)
+            );
+            found(Holds::True, Reason::OldRoleUnused, message)
         }
         false => {
-            let message = "all pods have read the new password: change the role's password now";
-            found(Holds::True, Reason::AllRead, message.into())
+            let message =
+                format!("all pods have read the new password{}: change the role's password now", when(newest));
+            found(Holds::True, Reason::AllRead, message)
         }
     })
+}
+
+/// Tells one rotation from the one before.
+fn when(newest: &Credentials) -> String {
+    let at = newest.changed.and_then(|changed| Timestamp::from_second(changed).ok());
+    at.map(|at| format!(" (the last at {at})")).unwrap_or_default()
 }
 
 /// For how long there is something to say if nothing else happens.
@@ -125,7 +136,9 @@ mod tests {
         assert_eq!((holds, reason), ("False", Reason::SecretNotReadByAll));
         assert_eq!(message, "1/2 pods have read the new credentials; not yet: b");
         let all = [a, pod("b", 2, Some(NOW)), pod("started later", 2, None)];
-        assert_eq!(shown(&all).unwrap().1, Reason::AllRead);
+        let (_, reason, message) = shown(&all).unwrap();
+        assert_eq!(reason, Reason::AllRead);
+        assert!(message.contains("(the last at 1970-01-01T02:46:40Z)"), "which rotation it was: {message}");
         assert_eq!(ends(&all, at(NOW)), Some(Duration::from_secs(601)));
         assert_eq!(ends(&[pod("a", 1, Some(NOW + 60))], at(NOW)), Some(Duration::from_secs(601)), "a clock ahead");
         assert_eq!((ends(&[pod("a", 1, None)], at(NOW)), ends(&all, at(NOW + 601))), (None, None));

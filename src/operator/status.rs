@@ -3,6 +3,7 @@
 //! Programmed is True because sidecars said which revision they run, never because it was sent. Numbers are rounded, and
 //! their change alone is worth a write only every [`NUMBERS`].
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -23,11 +24,12 @@ pub const NUMBERS: Duration = Duration::from_secs(30);
 /// Pods that a message names at most; the rest is counted.
 const NAMED: usize = 3;
 
-/// What a policy's status should be now, or `None` if what is written says it. `numbers_due` says whether a change of
-/// numbers alone may be written.
+/// What a policy's status should be now, or `None` if what is written says it. Of the pods that are `leaving` only a
+/// rotation takes notice. `numbers_due` says whether a change of numbers alone may be written.
 pub fn status(
     view: &PolicyView,
     facts: &[Fact],
+    leaving: &[Fact],
     previous: Option<&DbPoolPolicyStatus>,
     numbers_due: bool,
     now: Timestamp,
@@ -47,10 +49,7 @@ pub fn status(
     };
     let ready = ready(&accepted, &references, &programmed);
     let known = previous.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let rotated = match was(CREDENTIALS_ROTATED).filter(|_| is_early) {
-        Some(was) => Some(kept(CREDENTIALS_ROTATED, was)),
-        None => rotation::finding(facts, now).filter(|_| !is_early),
-    };
+    let rotated = rotated(was(CREDENTIALS_ROTATED), is_early, &both(facts, leaving), now);
     let findings = [accepted, references, programmed, ready].into_iter().chain(rotated);
     let conditions = findings.map(|finding| condition(finding, Some(generation), known, now)).collect();
     let pods = pods(facts, of_this.and_then(|status| status.pods.as_ref()));
@@ -77,6 +76,19 @@ pub fn status(
 /// Whether numbers differ that the last write does not say: then the status is due again after [`NUMBERS`].
 pub fn has_other_numbers(view: &PolicyView, facts: &[Fact], previous: Option<&DbPoolPolicyStatus>) -> bool {
     pool(view, facts) != previous.and_then(|status| status.pool.clone())
+}
+
+/// What somebody may act on is never kept: before it has heard from all, a leader can't know of a later change.
+fn rotated(was: Option<&Condition>, is_early: bool, facts: &[Fact], now: Timestamp) -> Option<Finding> {
+    if is_early {
+        return was.filter(|was| was.status == Holds::False.name()).map(|was| kept(CREDENTIALS_ROTATED, was));
+    }
+    rotation::finding(facts, now)
+}
+
+/// Seldom does anything leave.
+fn both<'a>(facts: &'a [Fact], leaving: &[Fact]) -> Cow<'a, [Fact]> {
+    if leaving.is_empty() { Cow::Borrowed(facts) } else { Cow::Owned([facts, leaving].concat()) }
 }
 
 fn accepted(standing: &Standing) -> Finding {

@@ -169,4 +169,6 @@ pub struct PolicyView {
     pub standing: Standing,
     /// The pods that it is given to: name, uid and what they were told of it.
     pub pods: Vec<(String, String, Entry)>,
+    /// Those that are being deleted, likewise: they count no more, but serve until they are gone.
+    pub leaving: Vec<(String, String, Entry)>,
 }

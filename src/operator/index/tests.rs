@@ -205,7 +205,12 @@ fn a_pod_that_goes_counts_no_more() {
     index.flush();
     index.apply_pod(Pod { deleting: true, ..pod("a", &[("app", "orders")]) });
     assert_eq!(names(&index.flush().policies), ["orders"]);
-    assert_eq!(index.policy(&Key::new("shop", "orders")).unwrap().pods, []);
+    let view = index.policy(&Key::new("shop", "orders")).unwrap();
+    assert_eq!(view.pods, []);
+    assert_eq!(view.leaving[0].0, "a", "but it is there until it is gone");
+    index.delete_pod(&Key::new("shop", "a"));
+    assert_eq!(names(&index.flush().policies), ["orders"]);
+    assert_eq!(index.policy(&Key::new("shop", "orders")).unwrap().leaving, []);
 }
 
 #[test]

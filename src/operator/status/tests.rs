@@ -17,7 +17,7 @@ fn view(standing: Standing) -> PolicyView {
     let assigned = Assigned::new(key.clone(), uid.clone(), 7, resolve_value(document).unwrap());
     let created = Timestamp::UNIX_EPOCH;
     let policy = Policy { key, uid, created, generation: 7, selector: None, verdict: Ok(Arc::new(assigned)) };
-    PolicyView { policy: Arc::new(policy), standing, pods: vec![] }
+    PolicyView { policy: Arc::new(policy), standing, pods: vec![], leaving: vec![] }
 }
 
 fn fact(pod: &str, progress: Progress) -> Fact {
@@ -40,7 +40,7 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn made(standing: Standing, facts: &[Fact], previous: Option<&DbPoolPolicyStatus>) -> DbPoolPolicyStatus {
-    status(&view(standing), facts, previous, true, at(1)).unwrap()
+    status(&view(standing), facts, &[], previous, true, at(1)).unwrap()
 }
 
 /// `Accepted=True/Accepted` and so on.
@@ -139,7 +139,7 @@ fn references_that_are_missing() {
 fn nothing_new_is_no_write() {
     let facts = [fact("a", Progress::Applied)];
     let first = made(Standing::Accepted, &facts, None);
-    assert_eq!(status(&view(Standing::Accepted), &facts, Some(&first), true, at(99)), None);
+    assert_eq!(status(&view(Standing::Accepted), &facts, &[], Some(&first), true, at(99)), None);
 }
 
 #[test]
@@ -151,13 +151,13 @@ fn numbers_alone_wait_and_a_class_does_not() {
     };
     facts[0].numbers = busy(15, 0);
     assert!(has_other_numbers(&view(Standing::Accepted), &facts, Some(&first)));
-    assert_eq!(status(&view(Standing::Accepted), &facts, Some(&first), false, at(9)), None);
-    assert!(status(&view(Standing::Accepted), &facts, Some(&first), true, at(9)).is_some());
+    assert_eq!(status(&view(Standing::Accepted), &facts, &[], Some(&first), false, at(9)), None);
+    assert!(status(&view(Standing::Accepted), &facts, &[], Some(&first), true, at(9)).is_some());
     facts[0].numbers = busy(21, 0);
-    let written = status(&view(Standing::Accepted), &facts, Some(&first), false, at(9)).unwrap();
+    let written = status(&view(Standing::Accepted), &facts, &[], Some(&first), false, at(9)).unwrap();
     assert_eq!(written.pool.unwrap().utilization_percent, Some(70));
     facts[0].numbers = busy(12, 3);
-    assert!(status(&view(Standing::Accepted), &facts, Some(&first), false, at(9)).is_some());
+    assert!(status(&view(Standing::Accepted), &facts, &[], Some(&first), false, at(9)).is_some());
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn a_new_leader_says_nothing_else_before_it_has_heard() {
     let early =
         |pod: &str| Fact { references: None, health: Health::default(), numbers: None, ..fact(pod, Progress::Early) };
     let facts = [early("a"), fact("b", Progress::Applied)];
-    let later = status(&view(Standing::Accepted), &facts, Some(&first), false, at(9));
+    let later = status(&view(Standing::Accepted), &facts, &[], Some(&first), false, at(9));
     let conditions = |status: &DbPoolPolicyStatus| (status.conditions.clone(), status.pods.clone());
     assert_eq!(later.as_ref().map(conditions).unwrap_or(conditions(&first)), conditions(&first));
     // Of another generation it knows nothing yet.
@@ -188,11 +188,11 @@ fn a_new_leader_repeats_what_was_wrong() {
             ..fact(pod, Progress::Early)
         };
         for facts in [vec![early("a"), early("b")], vec![early("a"), good()]] {
-            assert_eq!(status(&view(Standing::Accepted), &facts, Some(&first), true, at(9)), None);
+            assert_eq!(status(&view(Standing::Accepted), &facts, &[], Some(&first), true, at(9)), None);
         }
         // What it has heard counts if it is worse.
         let worse = fact("b", Progress::Rejected(vec!["no".into()]));
-        let said = status(&view(Standing::Accepted), &[early("a"), worse], Some(&first), true, at(9));
+        let said = status(&view(Standing::Accepted), &[early("a"), worse], &[], Some(&first), true, at(9));
         assert_eq!(shown(&said.unwrap_or(first))[2], "Programmed=False/PodsRejected");
     }
 }
@@ -229,10 +229,33 @@ fn a_rotation_is_spoken_of_while_it_lasts() {
     assert_eq!(shown(&one)[4..], ["CredentialsRotated=False/SecretNotReadByAll"]);
     // A leader that has just begun keeps what was said.
     let early = [read("a", 2, Some(1)), Fact { credentials: None, ..fact("b", Progress::Early) }];
-    assert_eq!(status(&view(Standing::Accepted), &early, Some(&one), false, at(2)), None);
+    assert_eq!(status(&view(Standing::Accepted), &early, &[], Some(&one), false, at(2)), None);
     let both = [read("a", 2, Some(1)), read("b", 2, Some(2))];
     let all = made(Standing::Accepted, &both, Some(&one));
     assert_eq!(shown(&all)[4..], ["CredentialsRotated=True/AllRead"]);
-    let later = status(&view(Standing::Accepted), &both, Some(&all), true, at(700)).unwrap();
+    let unheard = [read("a", 2, Some(1)), Fact { credentials: None, ..fact("b", Progress::Early) }];
+    let begun = made(Standing::Accepted, &unheard, Some(&all));
+    assert_eq!(shown(&begun)[4..], [""; 0], "that it may be done is not kept: b may have read another since");
+    let later = status(&view(Standing::Accepted), &both, &[], Some(&all), true, at(700)).unwrap();
     assert_eq!(shown(&later), GOOD);
+}
+
+#[test]
+fn a_pod_that_is_being_deleted_still_logs_in() {
+    let read = |pod: &str, mark, changed| {
+        let credentials = Some(Credentials { mark, changed, ..Credentials::default() });
+        Fact { credentials, ..fact(pod, Progress::Applied) }
+    };
+    let here = [read("a", 2, Some(1))];
+    let rotated = |leaving: &[Fact]| {
+        let status = status(&view(Standing::Accepted), &here, leaving, None, true, at(2)).unwrap();
+        let pods = status.pods.as_ref().unwrap();
+        assert_eq!((pods.matched, pods.applied), (1, 1), "it counts no more");
+        shown(&status)[4].clone()
+    };
+    assert_eq!(rotated(&[read("b", 1, None)]), "CredentialsRotated=False/SecretNotReadByAll");
+    assert_eq!(rotated(&[read("b", 2, None)]), "CredentialsRotated=True/AllRead");
+    let mut old = read("b", 2, Some(1));
+    old.credentials = Some(Credentials { role_changed: true, old_role_in_use: true, ..old.credentials.unwrap() });
+    assert_eq!(rotated(&[old]), "CredentialsRotated=False/OldRoleInUse");
 }
