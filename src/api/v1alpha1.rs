@@ -1,6 +1,6 @@
 //! The `DbPoolPolicy`, version `v1alpha1`: types, their documentation, schema and CEL rules; no logic.
 //!
-//! A field that is left out takes its preset's value, so none but `preset` has a default in the schema: else the API
+//! A field that is left out takes its preset's value, so in a spec none but `preset` has a default in the schema: else the API
 //! server would store one preset's numbers and another preset would do nothing. The effective values are
 //! [`super::resolve`]'s, which checks the same rules again. Descriptions here are the CRD's.
 

@@ -87,7 +87,8 @@ async fn the_status_is_written_by_itself_alone() {
     let mut with_status = policy();
     with_status.status = Some(status());
     let made = policies.create(&PostParams::default(), &with_status).await.unwrap();
-    assert_eq!(made.status, None, "whoever writes a policy does not write its status");
+    let nobodys = DbPoolPolicyStatus { observed_generation: Some(-1), ..DbPoolPolicyStatus::default() };
+    assert_eq!(made.status, Some(nobodys), "whoever writes a policy does not write its status");
 
     let patch = json!({ "status": status(), "spec": { "preset": "HighTraffic" } });
     let patched = policies.patch_status("orders", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();

@@ -7,6 +7,7 @@ mod support;
 
 mod faults;
 mod fleet;
+mod gitops;
 mod repair;
 mod rotation;
 mod sidecar;

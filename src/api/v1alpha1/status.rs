@@ -5,7 +5,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What became of the policy. Only the operator writes it.
+//
+// Until it has, an object without a status would count as done by kstatus' rules, so that Helm and GitOps tools would not
+// wait for a policy that is new: hence the one default that is not the preset's.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[schemars(extend("default" = { "observedGeneration": -1 }))]
 #[serde(rename_all = "camelCase")]
 pub struct DbPoolPolicyStatus {
     /// The generation that this status is about.
