@@ -17,10 +17,10 @@ step() {
   [ -t 1 ] || printf '[%d/6] %s: about %s\n' $number "$text" "$(span "$last")"
   while kill -0 $pid 2>/dev/null; do
     if [ -t 1 ]; then
-      printf '\r\e[K%s[%d/6]%s %s: %s, %s  %s%s%s' "$bold$green" $number "$plain" "$text" "$(span $((SECONDS - since)))" "$(left $((last - SECONDS + since)))" "$dim" "$(tail -c 300 "$log" | tr -d '\r' | tail -n 1 | cut -c1-60)" "$plain"
+      printf '\r\e[K%s[%d/6]%s %s: %s, %s  %s%s%s' "$bold$green" $number "$plain" "$text" "$(span $((SECONDS - since)))" "$(left $((last - SECONDS + since)))" "$dim" "$(last_line "$log")" "$plain"
     elif [ $((SECONDS - shown)) -ge 30 ]; then
       shown=$SECONDS
-      note "$(span $((SECONDS - since))), $(left $((last - SECONDS + since)))"
+      note "$(span $((SECONDS - since))), $(left $((last - SECONDS + since))); $(last_line "$log")"
     fi
     sleep 0.2
   done
@@ -32,6 +32,7 @@ step() {
   printf '%s[%d/6]%s %s: %s\n' "$bold$green" $number "$plain" "$text" "$(span $took)"
   rm -f "$log"
 }
+last_line() { tail -c 300 "$1" | tr -d '\r' | tail -n 1 | cut -c1-60; }
 span() { if [ "$1" -lt 100 ]; then echo "$1 s"; else echo "$((($1 + 30) / 60)) min"; fi; }
 left() { if [ "$1" -gt 0 ]; then echo "about $(span "$1") left"; else echo "a little longer"; fi; }
 

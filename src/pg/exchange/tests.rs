@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::pg::session::prepared::{Change, Registry, Statement};
+use crate::pg::session::prepared::{Cache, Change, Names, Registry, Statement};
 use crate::pg::session::scan::Scan;
 
 /// One client and one server; `hear` takes a server's messages as a string of tags (`Z` with status I, lower case `z`

@@ -1,4 +1,5 @@
 #![allow(clippy::unwrap_used)]
+use super::read::MAX_MECHANISMS;
 use super::*;
 use crate::pg::frame;
 use proptest::prelude::*;

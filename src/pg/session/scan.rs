@@ -5,155 +5,20 @@
 //! What no text shows (a function that sets something) is beyond it.
 
 mod filter;
+mod found;
+pub(super) mod words;
 
 use std::sync::LazyLock;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
+pub use self::found::{Asks, Pin, Scan, Tag};
+pub use self::words::first_word;
+use self::words::{
+    after_space, contains, contains_word, creates, is_temporary, names_a_setting, names_path, runs_prepared,
+    takes_session_lock, word_around,
+};
 use super::label::matters_to_parser;
-
-/// Why a client keeps its server beyond the transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Pin {
-    /// SET, set_config(), SET ROLE, SET SESSION AUTHORIZATION.
-    Setting = 0,
-    /// LISTEN.
-    Listen = 1,
-    /// A temporary table, view, function or type.
-    Temporary = 2,
-    /// A session-level advisory lock.
-    AdvisoryLock = 3,
-    /// PREPARE in SQL, or protocol-level statements where the policy keeps none.
-    Prepared = 4,
-    /// A cursor WITH HOLD.
-    Cursor = 5,
-    /// Code that may do any of these: DO, CALL, LOAD, a FunctionCall message, SQL run from text.
-    Code = 6,
-    /// A parameter changed without a word in the text.
-    Unexplained = 7,
-}
-
-impl Pin {
-    /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 8] = [
-        Self::Setting,
-        Self::Listen,
-        Self::Temporary,
-        Self::AdvisoryLock,
-        Self::Prepared,
-        Self::Cursor,
-        Self::Code,
-        Self::Unexplained,
-    ];
-
-    /// The name in metrics and `/status`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Setting => "setting",
-            Self::Listen => "listen",
-            Self::Temporary => "temporary",
-            Self::AdvisoryLock => "advisory_lock",
-            Self::Prepared => "prepared",
-            Self::Cursor => "cursor",
-            Self::Code => "code",
-            Self::Unexplained => "unexplained",
-        }
-    }
-
-    /// Whether ROLLBACK and DISCARD ALL undo everything of this kind; if not, the server is closed after its client.
-    pub fn is_discardable(self) -> bool {
-        self != Self::Code
-    }
-}
-
-/// What is to be asked of the session after a transaction: a set of kinds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Asks(u8);
-
-impl Asks {
-    /// Settings whose names are known.
-    pub const SETTINGS: Self = Self(1);
-    /// Channels.
-    pub const LISTEN: Self = Self(2);
-    /// Advisory locks.
-    pub const LOCKS: Self = Self(4);
-    /// Cursors WITH HOLD.
-    pub const CURSORS: Self = Self(8);
-    /// Statements prepared by SQL.
-    pub const PREPARED: Self = Self(16);
-    /// Temporary objects.
-    pub const TEMPORARY: Self = Self(32);
-    /// Settings by whatever name.
-    pub const ALL_SETTINGS: Self = Self(64);
-    /// Everything.
-    pub const ALL: Self = Self(127);
-
-    /// All of both.
-    pub fn and(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    /// Whether any of `other` is in it.
-    pub fn has(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    /// Nothing to ask.
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-}
-
-/// What a text may do to the session.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Scan {
-    /// The client must keep its server from now on, and no audit frees it: what was done can't be asked about.
-    pub pin: Option<Pin>,
-    /// What it may have left behind.
-    pub asks: Asks,
-    /// What it may have ended, worth asking about for a client that is bound.
-    pub frees: Asks,
-    /// It has a word or a statement that is not on the list of harmless ones: the session is not proven afterwards.
-    pub touches: bool,
-    /// It is only BEGIN, COMMIT, ROLLBACK, SHOW, SELECT of constants: it proves itself in any database.
-    pub constant: bool,
-    /// It runs routines as a statement of their own (CALL): in a noisy database anything may have changed.
-    pub calls: bool,
-    /// It has a SET statement whose effect ends with the transaction (SET LOCAL, SET TRANSACTION, SET CONSTRAINTS).
-    pub sets: bool,
-    /// It calls set_config(): literals and parameters may be names of settings.
-    pub set_config: bool,
-    /// It asks for this session's last sequence value, which only the server that drew it knows.
-    pub sequence: bool,
-    /// It names statements prepared by SQL (PREPARE, EXECUTE, DEALLOCATE, the catalog view).
-    pub names_prepared: bool,
-    /// It may name statements that the protocol prepared, or list them.
-    pub shows_names: bool,
-    /// It lists what is prepared, whoever did it.
-    pub lists_names: bool,
-    /// It changes what sessions begin with (ALTER DATABASE or ROLE … SET).
-    pub defaults: bool,
-    /// It prepares one by SQL.
-    pub prepares: bool,
-    /// It sets a custom setting (`app.x`), whose name the session knows from then on.
-    pub customs: bool,
-    /// It reads settings by name, and can tell a custom one that was never set from one that was.
-    pub reads_settings: bool,
-}
-
-impl Scan {
-    fn pin(&mut self, pin: Pin) {
-        self.pin.get_or_insert(pin);
-        self.touches = true;
-    }
-
-    fn ask(&mut self, asks: Asks) {
-        self.asks = self.asks.and(asks);
-        self.frees = self.frees.and(asks);
-        self.touches = true;
-    }
-}
 
 const WORDS: [&str; 25] = [
     ";",
@@ -274,15 +139,6 @@ pub fn tag(tag: &[u8], text_sets: bool) -> Tag {
     }
 }
 
-/// What a tag says: see [`tag`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tag {
-    /// What may have been left behind.
-    pub asks: Asks,
-    /// The session is not proven afterwards.
-    pub touches: bool,
-}
-
 /// Looks at the first words of one statement.
 fn statement(text: &[u8], scan: &mut Scan) {
     let (word, rest) = first_word(text);
@@ -400,134 +256,6 @@ fn is_one_constant(text: &[u8]) -> bool {
         9 => is("savepoint"),
         _ => false,
     }
-}
-
-/// Whether the first argument of set_config() is a literal or a parameter: then its name can be had.
-fn names_a_setting(after: &[u8]) -> bool {
-    let Some(arguments) = after_space(after).strip_prefix(b"(") else { return false };
-    let argument = after_space(arguments);
-    let Some(end) = (match argument.first() {
-        Some(b'\'') => memchr::memchr(b'\'', &argument[1..]).map(|end| end + 2),
-        Some(b'$') => argument[1..].iter().position(|byte| !byte.is_ascii_digit()).map(|end| end + 1),
-        _ => None,
-    }) else {
-        return false;
-    };
-    let mut rest = after_space(&argument[end..]);
-    if let Some(cast) = rest.strip_prefix(b"::") {
-        rest = after_space(first_word(cast).1);
-    }
-    rest.first() == Some(&b',')
-}
-
-fn contains(word: &[u8], part: &[u8]) -> bool {
-    memchr::memmem::find(&word.to_ascii_lowercase(), part).is_some()
-}
-
-/// The first word of a text, after white space and comments, and what follows it.
-pub fn first_word(text: &[u8]) -> (&[u8], &[u8]) {
-    let text = after_space(text);
-    let end = text.iter().position(|byte| !is_word(*byte)).unwrap_or(text.len());
-    text.split_at(end)
-}
-
-/// What follows white space and comments.
-pub(super) fn after_space(mut text: &[u8]) -> &[u8] {
-    loop {
-        text = text.trim_ascii_start();
-        if text.starts_with(b"--") {
-            // As in PostgreSQL's scanner, either ends it.
-            text = memchr::memchr2(b'\n', b'\r', text).map_or(&[], |end| &text[end..]);
-        } else if text.starts_with(b"/*") {
-            text = comment(text);
-        } else {
-            return text;
-        }
-    }
-}
-
-/// What follows a comment, which may hold others.
-fn comment(text: &[u8]) -> &[u8] {
-    let mut depth = 0_usize;
-    let mut at = 0;
-    while at < text.len() {
-        match &text[at..] {
-            [b'/', b'*', ..] => {
-                depth += 1;
-                at += 2;
-            }
-            [b'*', b'/', ..] => {
-                depth -= 1;
-                at += 2;
-                if depth == 0 {
-                    return &text[at..];
-                }
-            }
-            _ => at += 1,
-        }
-    }
-    &[]
-}
-
-/// Whether a byte is part of a word.
-#[inline]
-pub(super) fn is_word(byte: u8) -> bool {
-    WORD[usize::from(byte)]
-}
-
-/// Letters, digits, the underscore and everything beyond ASCII.
-const WORD: [bool; 256] = {
-    let mut word = [false; 256];
-    let mut byte = 0_u8;
-    loop {
-        word[byte as usize] = byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80;
-        if byte == u8::MAX {
-            break word;
-        }
-        byte += 1;
-    }
-};
-
-/// The whole word around a match.
-fn word_around(text: &[u8], start: usize, end: usize) -> &[u8] {
-    let from = text[..start].iter().rposition(|byte| !is_word(*byte)).map_or(0, |at| at + 1);
-    let to = text[end..].iter().position(|byte| !is_word(*byte)).map_or(text.len(), |at| end + at);
-    &text[from..to]
-}
-
-fn contains_word(text: &[u8], word: &[u8]) -> bool {
-    text.split(|byte| !is_word(*byte)).any(|candidate| candidate.eq_ignore_ascii_case(word))
-}
-
-/// CREATE TEMP …, SELECT … INTO TEMP …
-fn is_temporary(text: &[u8], start: usize, end: usize) -> bool {
-    let word = word_around(text, start, end);
-    (word.eq_ignore_ascii_case(b"temp") || word.eq_ignore_ascii_case(b"temporary")) && creates(&text[..start])
-}
-
-/// Whether what stands before a name makes something of that name.
-fn creates(before: &[u8]) -> bool {
-    contains_word(before, b"create") || contains_word(before, b"into")
-}
-
-/// Whether what stands before a schema's name makes it the one in which tables are created: even with SET LOCAL, these
-/// outlive the transaction.
-fn names_path(before: &[u8]) -> bool {
-    contains_word(before, b"search_path") || contains_word(before, b"schema")
-}
-
-/// EXPLAIN EXECUTE and CREATE TABLE AS EXECUTE, but not the EXECUTE FUNCTION of a trigger.
-fn runs_prepared(before: &[u8], after: &[u8]) -> bool {
-    let start = memchr::memrchr(b';', before).map_or(0, |at| at + 1);
-    let (verb, _) = first_word(&before[start..]);
-    let (next, _) = first_word(after);
-    let of_trigger = next.eq_ignore_ascii_case(b"function") || next.eq_ignore_ascii_case(b"procedure");
-    (verb.eq_ignore_ascii_case(b"explain") || verb.eq_ignore_ascii_case(b"create")) && !of_trigger
-}
-
-/// A lock that outlives the transaction: not the `_xact` functions, not an unlock, not the word alone.
-fn takes_session_lock(text: &[u8], start: usize, end: usize) -> bool {
-    contains(word_around(text, start, end), b"advisory_lock")
 }
 
 #[cfg(test)]

@@ -53,6 +53,16 @@ impl Touched {
         }
     }
 
+    /// Whether a text sets this one, and none resets it.
+    pub fn sets_only(&self, name: &[u8]) -> bool {
+        has(&self.set, name) && !self.all && !has(&self.reset, name)
+    }
+
+    /// Whether a text resets this one, and none sets it.
+    pub fn resets_only(&self, name: &[u8]) -> bool {
+        (self.all || has(&self.reset, name)) && !has(&self.set, name)
+    }
+
     fn add(&mut self, name: &[u8], reset: bool) {
         if name.len() > LONGEST || is_of_the_transaction(name) {
             return;
@@ -124,6 +134,10 @@ impl Touched {
     }
 }
 
+fn has(names: &[Box<[u8]>], name: &[u8]) -> bool {
+    names.iter().any(|known| **known == *name)
+}
+
 /// Settings that end with the transaction, whatever sets them, and those that nobody can set.
 pub(super) fn is_of_the_transaction(name: &[u8]) -> bool {
     matches!(
@@ -154,11 +168,11 @@ impl<'a> Iterator for Words<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
-        let text = super::scan::after_space(self.rest);
+        let text = super::scan::words::after_space(self.rest);
         let first = *text.first()?;
         let end = match first {
             b'\'' | b'"' => memchr::memchr(first, &text[1..]).map_or(text.len(), |end| end + 2),
-            _ => text.iter().position(|byte| !super::scan::is_word(*byte)).unwrap_or(text.len()).max(1),
+            _ => text.iter().position(|byte| !super::scan::words::is_word(*byte)).unwrap_or(text.len()).max(1),
         };
         let (word, rest) = text.split_at(end);
         self.rest = rest;

@@ -4,6 +4,7 @@
 //! [`ingress`] and [`egress`] deciding about each message; [`give_back`] returns the server as the next client may
 //! have it.
 
+mod acquire;
 mod audit;
 pub mod buffer;
 pub mod client;
@@ -12,39 +13,35 @@ pub mod give_back;
 pub mod ingress;
 pub mod relay;
 pub mod retry;
+mod welcome;
 
 #[cfg(test)]
 mod tests;
 
 use std::future::{Future, poll_fn};
 use std::num::NonZeroU64;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use self::acquire::{Acquired, describe};
 use self::client::{Client, Wants};
-use self::ingress::{Ingress, Rules};
+use self::ingress::Rules;
 use self::relay::{End, Relay};
-use super::clients::{Activity, Clients, NewClient, signal};
-use super::database::{Database, Registered, Settings, Welcome};
+use self::welcome::encode;
+use super::backend::PgBackend;
+use super::clients::Activity;
+use super::database::{Database, Registered, Settings};
 use super::listen::Login;
 use super::probe::{SATURATED, Token};
 use super::stats;
 use crate::api::resolve::Mode;
-use crate::pg::connect::ConnectError;
 use crate::pg::error::SqlState;
 use crate::pg::message::{self, Severity};
 use crate::pg::session::mine::Care;
 use crate::pg::session::proof::Use;
 use crate::pg::session::rule::{self, Rule};
 use crate::pg::startup::StartupSet;
-use crate::pool::{Backend, CheckoutError, CloseReason, Lease};
-
-use super::backend::PgBackend;
-
-/// The one setting of a start-up in which clients of one server may differ.
-const APPLICATION: &str = "application_name";
+use crate::pool::{Backend, CloseReason, Lease};
 
 /// What one worker's clients share.
 #[derive(Debug)]
@@ -73,26 +70,6 @@ struct Serving {
     /// The server that it has left in a state that another one would have to be brought to: had again, it costs nothing.
     last: Option<NonZeroU64>,
     client: Client,
-}
-
-/// How waiting for a server ended.
-enum Waited {
-    /// The pool has decided.
-    Done(Result<Lease<PgBackend>, CheckoutError<ConnectError>>),
-    /// A cancel request, or the sidecar's end.
-    CalledOff,
-    /// The client closed its connection: there is nobody to tell anything.
-    Left,
-}
-
-/// What became of the wish for a server.
-enum Acquired {
-    /// A server, and when it came.
-    Lease(Lease<PgBackend>, Instant),
-    /// The client was told why not, and stays.
-    Refused,
-    /// The client has left or was told to.
-    Gone,
 }
 
 /// Serves a client that has logged in until it leaves.
@@ -214,84 +191,6 @@ impl Serving {
             }
         };
         let _ = tokio::time::timeout(Duration::from_secs(1), said).await;
-    }
-
-    /// Waits for a server; meanwhile the client may leave, cancel, or be ended.
-    async fn acquire(&mut self) -> Acquired {
-        if self.settings.version != self.database.version() {
-            self.settings = self.database.settings();
-        }
-        // One that came between the last wait and its lease was for what is over.
-        self.client.shared.clear(signal::CANCEL);
-        let asked = Instant::now();
-        if let Some(lease) = self.database.pool.checkout_again(&self.set, self.last.map(NonZeroU64::get), asked) {
-            self.stats().acquire.observe(Duration::ZERO);
-            return Acquired::Lease(lease, asked);
-        }
-        match self.wait(asked).await {
-            Waited::Done(Ok(lease)) => {
-                // Nobody waits for the clock who did not wait for a server.
-                let waited = self.client.shared.activity() == Activity::Waiting;
-                let lent = if waited { Instant::now() } else { asked };
-                self.stats().acquire.observe(lent.saturating_duration_since(asked));
-                self.client.shared.clear(signal::CANCEL);
-                Acquired::Lease(lease, lent)
-            }
-            Waited::Done(Err(error)) => Box::pin(self.refused(error)).await,
-            Waited::CalledOff => Box::pin(self.called_off()).await,
-            Waited::Left => Acquired::Gone,
-        }
-    }
-
-    /// Waits until the pool has decided, or the client has left or been called off.
-    async fn wait(&mut self, asked: Instant) -> Waited {
-        let mut checkout = pin!(self.database.pool.checkout(self.set.clone(), asked));
-        let client = &mut self.client;
-        poll_fn(|cx| {
-            if let Poll::Ready(result) = checkout.as_mut().poll(cx) {
-                return Poll::Ready(Waited::Done(result));
-            }
-            client.shared.set_activity(Activity::Waiting);
-            client.shared.register(cx.waker());
-            if client.shared.signals() & (signal::CANCEL | signal::END) != 0 {
-                return Poll::Ready(Waited::CalledOff);
-            }
-            // Bytes that come meanwhile are kept, as many as one small buffer holds; the end is noticed.
-            while client.input.len() < buffer::SMALL {
-                match client.poll_read(cx, buffer::SMALL) {
-                    Poll::Ready(Ok(n)) if n > 0 => {}
-                    Poll::Ready(_) => return Poll::Ready(Waited::Left),
-                    Poll::Pending => break,
-                }
-            }
-            Poll::Pending
-        })
-        .await
-    }
-
-    async fn refused(&mut self, error: CheckoutError<ConnectError>) -> Acquired {
-        self.client.shared.set_activity(Activity::Idle);
-        self.stats().own_errors.inc();
-        let (code, text) = describe(&error);
-        if matches!(error, CheckoutError::Closed) {
-            self.client.say_error(Severity::Fatal, code, &text);
-            self.say_last().await;
-            return Acquired::Gone;
-        }
-        self.client.refuse(code, &text);
-        Acquired::Refused
-    }
-
-    async fn called_off(&mut self) -> Acquired {
-        self.client.shared.set_activity(Activity::Idle);
-        if self.client.shared.signals() & signal::END != 0 {
-            self.part(Wants::MustGo { idle: false }).await;
-            return Acquired::Gone;
-        }
-        self.client.shared.clear(signal::CANCEL);
-        self.stats().own_errors.inc();
-        self.client.refuse(SqlState::QUERY_CANCELED, "canceling statement due to user request");
-        Acquired::Refused
     }
 
     /// Relays until client and server part, and gives the server back. Says when that was; nothing if the client is gone.
@@ -441,132 +340,4 @@ impl Serving {
             self.say_last().await;
         }
     }
-}
-
-/// What the client is told when it gets no server.
-fn describe(error: &CheckoutError<ConnectError>) -> (SqlState, String) {
-    match error {
-        CheckoutError::Timeout { .. } | CheckoutError::TooManyWaiting { .. } => {
-            (SqlState::TOO_MANY_CONNECTIONS, error.to_string())
-        }
-        CheckoutError::Closed => {
-            (SqlState::ADMIN_SHUTDOWN, "terminating connection: the pooler is shutting down".to_owned())
-        }
-        CheckoutError::Connect(error) => {
-            (error.sqlstate.unwrap_or(SqlState::UNABLE_TO_CONNECT), format!("could not connect to the server: {error}"))
-        }
-        error => (SqlState::CONNECTION_FAILURE, error.to_string()),
-    }
-}
-
-impl Serving {
-    fn new(worker: Arc<Worker>, database: Arc<Database>, login: Login) -> Option<Self> {
-        let settings = database.settings();
-        let (mode, care) = (settings.policy.mode, settings.policy.care);
-        let key = cancel_key(login.minor).ok()?;
-        let new = NewClient {
-            database: database.alias.clone(),
-            application: login.set.get("application_name").unwrap_or_default().to_owned(),
-            peer: login.peer,
-            targets: Arc::clone(database.backend.targets()),
-        };
-        let clients: &Arc<Clients> = &worker.registered.clients;
-        let shared = clients.add(new, key, Instant::now());
-        let client = Client::new(login.stream, &login.early, Ingress::new(mode), shared);
-        let application = Some(printable(login.set.get(APPLICATION).unwrap_or_default()));
-        let set = login.set.without(APPLICATION);
-        Some(Self { worker, database, settings, mode, care, set, application, last: None, client })
-    }
-
-    /// Completes the login: tells the client about the sessions it will use, its cancel key, and that it may begin.
-    async fn welcome(worker: Arc<Worker>, database: Arc<Database>, login: Login) -> Option<Self> {
-        let name = login.set.get(APPLICATION).unwrap_or_default();
-        let notice = if name.len() > NAME { cut(name) } else { Vec::new() };
-        let mut serving = Self::new(worker, database, login)?;
-        serving.database.backend.note(&serving.set);
-        let welcome = serving.parameters().await?;
-        serving.set = welcome.set.clone();
-        serving.client.say(|out| out.extend_from_slice(&notice));
-        serving.begin(&welcome.parameters);
-        serving.client.told = Some(welcome);
-        Some(serving)
-    }
-
-    fn begin(&mut self, parameters: &[u8]) {
-        let record = Arc::clone(self.client.record());
-        let application = &self.application;
-        self.client.say(|out| {
-            out.extend_from_slice(parameters);
-            message::parameter_status(out, APPLICATION, application.as_deref().unwrap_or_default());
-            message::backend_key_data(out, record.pid, record.key());
-            message::ready_for_query(out, b'I');
-        });
-    }
-
-    /// What servers of this client's startup set say at login: known already, or asked of one now.
-    async fn parameters(&mut self) -> Option<Arc<Welcome>> {
-        if let Some(welcome) = self.database.welcome(&self.set) {
-            return Some(welcome);
-        }
-        let outcome = self.wait(Instant::now()).await;
-        self.client.shared.set_activity(Activity::Idle);
-        match outcome {
-            Waited::Done(Ok(lease)) => {
-                let welcome = Arc::new(Welcome {
-                    set: self.set.clone(),
-                    parameters: encode(lease.parameters.all()).into(),
-                    told: lease.parameters.all().to_vec(),
-                });
-                self.database.keep_welcome(Arc::clone(&welcome));
-                lease.give_back(Instant::now());
-                Some(welcome)
-            }
-            Waited::Done(Err(error)) => {
-                let (code, text) = describe(&error);
-                self.client.say_error(Severity::Fatal, code, &text);
-                self.stats().own_errors.inc();
-                self.say_last().await;
-                None
-            }
-            // It has no key for cancel requests yet: only the sidecar's end calls it off.
-            Waited::CalledOff => {
-                self.part(Wants::MustGo { idle: false }).await;
-                None
-            }
-            Waited::Left => None,
-        }
-    }
-}
-
-/// Longest `application_name` in bytes (NAMEDATALEN - 1).
-const NAME: usize = 63;
-
-/// What PostgreSQL says of a name that is too long.
-fn cut(long: &str) -> Vec<u8> {
-    let end = (0..=NAME).rev().find(|at| long.is_char_boundary(*at)).unwrap_or_default();
-    let short = &long[..end];
-    let mut out = Vec::new();
-    message::notice_response(&mut out, "42622", &format!("identifier \"{long}\" will be truncated to \"{short}\""));
-    out
-}
-
-/// As PostgreSQL before 16 takes a name: what is not printable ASCII is a question mark.
-fn printable(name: &str) -> Box<str> {
-    name.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(NAME).collect()
-}
-
-/// ParameterStatus messages, but for the setting that clients of one server may differ in.
-fn encode(parameters: &[(String, String)]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for (name, value) in parameters.iter().filter(|(name, _)| name != APPLICATION) {
-        message::parameter_status(&mut out, name, value);
-    }
-    out
-}
-
-/// A secret for cancel requests: 32 random bytes in protocol 3.2, 4 in 3.0, which allows no more (decision 16).
-fn cancel_key(minor: u16) -> Result<Box<[u8]>, getrandom::Error> {
-    let mut key = vec![0; if minor >= 2 { 32 } else { 4 }];
-    getrandom::fill(&mut key)?;
-    Ok(key.into())
 }
