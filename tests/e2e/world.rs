@@ -15,6 +15,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::node::{HOME, Node, node};
+use super::support;
+pub use super::support::conditions::conditions;
 
 /// How long a test waits for something that must happen, on a machine that has two cores and other things to do.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -135,20 +137,7 @@ impl World {
     /// Waits until the policy's conditions contain all of these, as `Ready=True/Ready`, about its present generation; its status.
     #[track_caller]
     pub fn until(&self, name: &str, wanted: &[&str]) -> impl Future<Output = Value> {
-        let caller = Location::caller();
-        async move {
-            let end = Instant::now() + PATIENCE;
-            loop {
-                let policy = self.read_policy(name).await;
-                let status = &policy.data["status"];
-                let shown = conditions(status, policy.metadata.generation.unwrap());
-                if wanted.iter().all(|wanted| shown.iter().any(|shown| shown == wanted)) {
-                    return status.clone();
-                }
-                assert!(Instant::now() < end, "{caller}: {name}: waited for {wanted:?}, got {shown:?}\n{status:#}");
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
+        support::conditions::until(self.policies(), PATIENCE, name, wanted)
     }
 
     /// Waits until so many pods of the app are ready by their probes, and no others are there; the pods.
@@ -175,23 +164,7 @@ impl World {
     /// Waits until the pod has this condition, as `PoolConfigured=True/Applied`; its message.
     #[track_caller]
     pub fn until_pod(&self, name: &str, wanted: &str) -> impl Future<Output = String> {
-        let caller = Location::caller();
-        async move {
-            let end = Instant::now() + PATIENCE;
-            loop {
-                let pod = self.pods().get(name).await.unwrap();
-                let all = pod.status.clone().and_then(|status| status.conditions).unwrap_or_default();
-                let found = all.iter().find(|condition| {
-                    let kind = condition.type_.replace("poolkeeper.dev/", "");
-                    format!("{kind}={}/{}", condition.status, condition.reason.as_deref().unwrap_or_default()) == wanted
-                });
-                if let Some(found) = found {
-                    return found.message.clone().unwrap_or_default();
-                }
-                assert!(Instant::now() < end, "{caller}: {name}: waited for {wanted}, got {all:#?}");
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
+        support::conditions::until_pod(self.pods(), PATIENCE, name, wanted)
     }
 
     /// Restarts of all containers of all pods of the namespace.
@@ -250,14 +223,6 @@ pub fn policy(name: &str, spec: &Value) -> Value {
 pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
     conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
-}
-
-/// `Ready=True/Ready` of each condition that is about this generation.
-pub fn conditions(status: &Value, generation: i64) -> Vec<String> {
-    let all = status["conditions"].as_array().cloned().unwrap_or_default();
-    let of_this = all.iter().filter(|condition| condition["observedGeneration"] == generation);
-    let text = |condition: &Value, key: &str| condition[key].as_str().unwrap_or_default().to_owned();
-    of_this.map(|c| format!("{}={}/{}", text(c, "type"), text(c, "status"), text(c, "reason"))).collect()
 }
 
 /// Asks a pod over HTTP: the status code and the body.

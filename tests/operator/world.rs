@@ -13,8 +13,10 @@ use kube::{Api, Client, ResourceExt};
 use poolkeeper::api::v1alpha1::DbPoolPolicy;
 use serde_json::{Value, json};
 
+pub use super::support::conditions::conditions;
+
 use super::support::apiserver::TestNamespace;
-use super::support::{ApiServer, PATIENCE, process};
+use super::support::{self, ApiServer, PATIENCE, process};
 
 /// The operators' own namespace.
 pub const HOME: &str = "poolkeeper";
@@ -113,42 +115,13 @@ impl World {
     /// The same for what takes longer by design.
     #[track_caller]
     pub fn until_within(&self, time: Duration, name: &str, wanted: &[&str]) -> impl Future<Output = Value> {
-        let caller = std::panic::Location::caller();
-        async move {
-            let end = Instant::now() + time;
-            loop {
-                let policy = self.policies().get(name).await.unwrap();
-                let status = &policy.data["status"];
-                let shown = conditions(status, policy.metadata.generation.unwrap());
-                if wanted.iter().all(|wanted| shown.iter().any(|shown| shown == wanted)) {
-                    return status.clone();
-                }
-                assert!(Instant::now() < end, "{caller}: waited for {wanted:?}, got {shown:?}\n{status:#}");
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        }
+        support::conditions::until(self.policies(), time, name, wanted)
     }
 
     /// Waits until the pod has this condition, as `PoolConfigured=True/Applied`; its message.
     #[track_caller]
     pub fn until_pod(&self, name: &str, wanted: &str) -> impl Future<Output = String> {
-        let caller = std::panic::Location::caller();
-        async move {
-            let end = Instant::now() + PATIENCE;
-            loop {
-                let pod = serde_json::to_value(self.pods().get(name).await.unwrap()).unwrap();
-                let all = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
-                let show = |c: &Value| {
-                    let text = |key: &str| c[key].as_str().unwrap_or_default().to_owned();
-                    format!("{}={}/{}", text("type").replace("poolkeeper.dev/", ""), text("status"), text("reason"))
-                };
-                if let Some(found) = all.iter().find(|condition| show(condition) == wanted) {
-                    return found["message"].as_str().unwrap().to_owned();
-                }
-                assert!(Instant::now() < end, "{caller}: waited for {wanted}, got {all:#?}");
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        }
+        support::conditions::until_pod(self.pods(), PATIENCE, name, wanted)
     }
 
     /// The authorities that sign the operators' certificates, once there are any.
@@ -202,14 +175,6 @@ impl World {
             lines.filter(|line| !line.contains("resource=\"leases\"") && !line.contains("subjectaccessreviews"));
         lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).map(|count| count as u64).sum()
     }
-}
-
-/// `Ready=True/Ready` of each condition that is about this generation.
-pub fn conditions(status: &Value, generation: i64) -> Vec<String> {
-    let all = status["conditions"].as_array().cloned().unwrap_or_default();
-    let of_this = all.iter().filter(|condition| condition["observedGeneration"] == generation);
-    let text = |condition: &Value, key: &str| condition[key].as_str().unwrap_or_default().to_owned();
-    of_this.map(|c| format!("{}={}/{}", text(c, "type"), text(c, "status"), text(c, "reason"))).collect()
 }
 
 /// A running operator; dropped, it is killed, and a panic in its log fails the test.

@@ -10,6 +10,7 @@
 pub mod apiserver;
 pub mod bed;
 pub mod certs;
+pub mod conditions;
 pub mod connect;
 pub mod fe;
 pub mod hostile;
