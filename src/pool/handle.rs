@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::backend::Backend;
@@ -49,6 +49,7 @@ impl<B: Backend> Pool<B> {
             state: Mutex::new(State::new(engine)),
             ending: AtomicBool::new(false),
             nudge: Notify::new(),
+            openings: Semaphore::new(1),
         }))
     }
 
@@ -152,6 +153,8 @@ pub(super) struct Shared<B: Backend> {
     pub ending: AtomicBool,
     /// Wakes [`Pool::run`] when something is due earlier than it thinks.
     nudge: Notify,
+    /// One opening has it at a time: see [`tasks`].
+    pub openings: Semaphore,
 }
 
 impl<B: Backend> Shared<B> {

@@ -5,6 +5,7 @@
 //! runtime leaks no slot.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::backend::{Backend, CloseOutcome, PingError};
 use super::checkout::CheckoutError;
@@ -12,6 +13,10 @@ use super::engine::{ConnId, Event, RequestId};
 use super::handle::{Shared, clock};
 use super::reason::CloseReason;
 use super::state::{After, Wait};
+
+/// How long an opening lets the one before it go first. Begun all at once they share the database's processors, and the first
+/// client that waits gets its connection as late as the last; a database that answers slowly holds nobody up for longer.
+const HEAD_START: Duration = Duration::from_millis(5);
 
 /// A task to be started.
 pub(super) enum Job<B: Backend> {
@@ -31,7 +36,11 @@ impl<B: Backend> Job<B> {
         async move {
             let backend = task.shared.backend.clone();
             match self {
-                Self::Connect { key, .. } => task.connected(backend.connect(&key).await),
+                Self::Connect { key, .. } => {
+                    let shared = Arc::clone(&task.shared);
+                    let _turn = tokio::time::timeout(HEAD_START, shared.openings.acquire()).await;
+                    task.connected(backend.connect(&key).await);
+                }
                 Self::Ping { mut live, .. } => {
                     let result = backend.ping(&mut live).await;
                     task.pinged(live, result);

@@ -327,3 +327,27 @@ async fn whoever_goes_back_into_line_wakes_the_keeper_for_its_deadline() {
     assert!(matches!(ask.await, Err(CheckoutError::Timeout { .. })));
     assert!(clock() - began < Duration::from_millis(60), "{:?}", clock() - began);
 }
+
+#[tokio::test(start_paused = true)]
+async fn openings_follow_one_another_and_none_is_held_up_by_a_slow_one() {
+    let b = Bench::new(settings(3));
+    shut(&b.fake.connect_gate);
+    let mut asked = [b.ask(), b.ask(), b.ask()];
+    asked.iter_mut().for_each(|ask| assert!(poll(ask).is_pending()));
+    settle().await;
+    assert_eq!(b.fake.open.load(SeqCst), 1, "the others let the first go first");
+    advance(Duration::from_millis(5)).await;
+    settle().await;
+    assert_eq!(b.fake.open.load(SeqCst), 3, "five milliseconds are all that a slow one gets");
+    let began = clock();
+    b.fake.connect_gate.add_permits(OPEN);
+    let [first, second, third] = asked;
+    let leases = [first.await.unwrap(), second.await.unwrap(), third.await.unwrap()];
+    leases.into_iter().for_each(|lease| lease.discard(CloseReason::Hygiene));
+    settle().await;
+    let again = [b.ask(), b.ask(), b.ask()];
+    for ask in again {
+        ask.await.unwrap();
+    }
+    assert!(clock() - began < Duration::from_millis(5), "after a quick one the next begins at once");
+}
