@@ -258,6 +258,41 @@ def _reloads(postgres, pooler, load, small, large, times):
     return grown, shrunk
 
 
+def floor(postgres, small=5, large=20, times=10):
+    """The same without a pooler, and with nothing else to do: how long PostgreSQL takes from a login to its first answer, and to count
+    no more than `small` when all above it have said goodbye at once; two lists of Effects."""
+
+    def connect():
+        return wire.Connection("127.0.0.1", postgres.port, USER, DATABASE, PASSWORD)
+
+    watch = Watch(postgres)
+    grown, shrunk, kept = [], [], [connect() for _ in range(small)]
+    try:
+        for _ in range(times):
+            began = time.time()
+            alone = postgres.admin(DATABASE)  # without a password: its 4096 rounds are Python's here
+            alone.query("SELECT 1")
+            grown.append(Effect((time.time() - began) * 1000, None))
+            alone.close()
+            surplus = [connect() for _ in range(large - small)]
+            for each in surplus * 20:
+                each.query("SELECT abalance FROM pgbench_accounts WHERE aid = 1")
+            time.sleep(0.3)
+            began = time.time()
+            for each in surplus:
+                each.send_goodbye()
+            while len(watch.servers()) > small:
+                pass
+            shrunk.append(Effect((time.time() - began) * 1000, None))
+            for each in surplus:
+                each.close()
+    finally:
+        watch.close()
+        for each in kept:
+            each.close()
+    return grown, shrunk
+
+
 def _effect(pooler, size, seen):
     """Resizes, and looks until `seen(saved)` gives the time of the effect."""
     saved = pooler.resize(size)

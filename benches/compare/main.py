@@ -111,6 +111,7 @@ class Bench:
 
     def reload(self):
         say("reload under saturation: pool 5 → 20 → 5, seen from PostgreSQL")
+        self.results.reload[("PostgreSQL itself, no pooler", "nothing else runs")] = cells.floor(self.postgres)
         for load, statement in cells.RELOADS.items():
             for kind in dict.fromkeys(self.kinds):
                 pooler = self.make(kind)

@@ -122,7 +122,8 @@ def _reload(reload):
         "64 clients without pause on a pool of 5, all of them waiting or served; with processors free a transaction sleeps 4 ms at the server "
         "(a shrink has to wait for those that run), else it is pgbench's select and PostgreSQL's processes begin and end on cores that the load has filled. The configuration file is renamed into place with 20, later with 5 (PgBouncer: and SIGHUP). "
         "Grow: until the first query ran on a new server; shrink: until PostgreSQL counts no more than 5. In PostgreSQL's own view, from the rename and, "
-        "where the pooler says when it applied the file, from then.",
+        "where the pooler says when it applied the file, from then. PostgreSQL itself: a login until its first answer, and fifteen sessions that end at once; "
+        "no pooler can be faster than that.",
         "",
         "| | load | grow, median (max) | of which after applying | shrink, median (max) | of which after applying |",
         "|---|---|---|---|---|---|",

@@ -81,9 +81,13 @@ class Connection:
         self._send(b"S", b"")
         return self.result()
 
+    def send_goodbye(self):
+        """Tells the server that nothing more comes; the socket stays open."""
+        self._send(b"X", b"")
+
     def close(self):
         try:
-            self._send(b"X", b"")
+            self.send_goodbye()
         except OSError:
             pass
         self.sock.close()
