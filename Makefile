@@ -45,7 +45,7 @@ check: ## does it compile?
 
 lint: ## clippy, no warning allowed, and formatting
 	@scripts/cargo fmt --check
-	@scripts/cargo clippy --all-targets --test e2e --locked -- -D warnings
+	@scripts/cargo clippy --all-targets --test e2e --test operator --locked -- -D warnings
 
 fmt: ## formats the sources
 	@scripts/cargo fmt
