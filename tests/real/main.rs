@@ -13,6 +13,7 @@ mod far;
 mod limit;
 mod modes;
 mod names;
+mod releases;
 mod reload;
 mod session;
 mod timeouts;
