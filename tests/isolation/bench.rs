@@ -3,7 +3,7 @@
 use crate::judge::Judge;
 use crate::model::Startup;
 use crate::scenarios::Scenario;
-use crate::support::{Client, Connect, Launch, Options, Policy, Postgres, Sidecar, bed, pg};
+use crate::support::{Client, Connect, Launch, Options, Policy, Postgres, Release, Sidecar, bed, pg};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, Weak};
 
@@ -58,7 +58,13 @@ fn server() -> Arc<Postgres> {
         return server;
     }
     let conf = ["autovacuum = on", "autovacuum_naptime = 10s", "log_min_messages = fatal"].map(str::to_owned).to_vec();
-    let server = Arc::new(Postgres::start(&Options { conf, max_connections: 400, ..Options::default() }));
+    let release = match std::env::var("ISOLATION_POSTGRES").as_deref() {
+        Err(_) => Release::System,
+        Ok("13") => Release::Thirteen,
+        Ok("18") => Release::Eighteen,
+        Ok(other) => panic!("ISOLATION_POSTGRES must be 13 or 18; not {other}"),
+    };
+    let server = Arc::new(Postgres::start(&Options { conf, max_connections: 400, release, ..Options::default() }));
     let mut admin = server.admin("postgres");
     admin.rows(&format!("CREATE ROLE {SUPER} SUPERUSER LOGIN PASSWORD '{}'", pg::PASSWORD));
     for number in 0..200 {

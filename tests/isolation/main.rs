@@ -5,7 +5,7 @@
 //! Black box: a sidecar process in transaction mode before a real PostgreSQL. With `POOLKEEPER_TESTS_DIRECT=1` the
 //! same clients talk to PostgreSQL itself, which shows that the model asks for what PostgreSQL does.
 //!
-//! `ISOLATION_TRACES` (0 or 1: whether '' in place of NULL fails a run),
+//! `ISOLATION_POSTGRES` (13 or 18: that release, not the system's), `ISOLATION_TRACES` (0 or 1: whether '' in place of NULL fails a run),
 //! `ISOLATION_SECONDS` (each scenario, default 6), `ISOLATION_OPERATIONS` (each scenario ends after so many; the soak:
 //! all of them together, default 500 000), `ISOLATION_SEED` (default: another every time, printed), `ISOLATION_CLIENTS`
 //! and `ISOLATION_VIOLATIONS` (distinct ones after which a scenario ends, default 12) change a run; `ISOLATION_ONLY`
