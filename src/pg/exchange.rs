@@ -83,6 +83,11 @@ impl Exchange {
         self.status == b'I' && self.is_quiet()
     }
 
+    /// Answers to simple queries of our own are all that is owed: what comes next has the transaction status of now.
+    pub fn owes_only_own_queries(&self) -> bool {
+        !self.batch && self.maybe == 0 && self.owed.iter().all(|owed| owed.expect == Expect::OwnQuery)
+    }
+
     /// A ReadyForQuery is owed, and comes even if the client sends nothing more.
     pub fn owes_ready(&self) -> bool {
         self.copy != Copy::In

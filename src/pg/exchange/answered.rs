@@ -119,7 +119,7 @@ impl Exchange {
             | (b'3', Expect::Close)
             | (b'n' | b'T', Expect::DescribeStatement)
             | (b'C', Expect::Execute) => {}
-            (b'Z', Expect::Sync) if matches!(body, b"I") || matches!(purpose, Purpose::Audit | Purpose::Naming) => {
+            (b'Z', Expect::Sync) if matches!(body, b"I") || purpose != Purpose::Preface => {
                 self.status = body.first().copied().unwrap_or(b'E');
             }
             _ => return Err(OutOfStep { tag, expected: Some(expect) }),

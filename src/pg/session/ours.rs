@@ -138,13 +138,15 @@ impl Prepared {
         self.has = 0;
     }
 
-    /// Makes the session one with this label, ahead of a client's batch. Without `scrub` it is proven to be as it started.
+    /// Makes the session one with this label, ahead of a client's batch. Without `scrub` it is proven to be as it started,
+    /// but for values of sequences, which end with `sequences`.
     ///
     /// # Errors
     /// If the system has no random bytes.
     pub fn preface(
         &mut self,
         scrub: Option<Scrub<'_>>,
+        sequences: bool,
         label: &Label,
         application: Option<&[u8]>,
         exchange: &mut Exchange,
@@ -164,6 +166,9 @@ impl Prepared {
             if let Some(sql) = scrub.disconnect {
                 batch.run_text(Ours::Far, sql, &[]);
             }
+        }
+        if sequences && scrub.is_none() {
+            batch.run(Ours::Sequences, &[]);
         }
         if let Some(name) = application {
             batch.run(Ours::Set, &[b"application_name", name]);

@@ -101,7 +101,7 @@ pub struct Turn<'a> {
 pub enum Stop {
     /// The next message is not complete: read on.
     More,
-    /// The rest waits until a preface is confirmed.
+    /// The rest waits until a preface is confirmed, or until all that is under way is answered.
     Held,
     /// The client is better served by another server, and nothing of it has gone to this one.
     Another,
@@ -182,7 +182,7 @@ impl Ingress {
             b'D' | b'C' => self.name(header.tag, total, turn),
             b'F' => {
                 if !self.mine.has_prepared && !self.own_names {
-                    enter::deallocate(turn);
+                    enter::deallocate(turn)?;
                 }
                 self.mine.note_unseen();
                 self.note_arguments(turn.input.rest().get(HEADER..total), turn);
@@ -253,16 +253,9 @@ impl Ingress {
     /// What a text that runs now says, before it is sent.
     fn note(&mut self, scan: Scan, text: &[u8], turn: &mut Turn<'_>) -> Result<(), Stop> {
         self.meets_traces(scan, turn)?;
-        if scan.sequence {
-            self.mine.asks_sequences = true;
-            enter::forget_sequences(turn);
-        }
-        // Also before an audit that asks whether there are any: those of others must not bind this client.
-        let meets = scan.names_prepared || scan.calls || scan.asks.has(Asks::PREPARED);
+        self.make_ready(scan, turn)?;
         if scan.shows_names && turn.rules.shares_statements {
             self.show_names(scan.lists_names, turn)?;
-        } else if meets && !self.mine.has_prepared && !self.own_names {
-            enter::deallocate(turn);
         }
         self.mine.note(scan);
         if scan.asks.has(Asks::SETTINGS) || scan.asks.has(Asks::ALL_SETTINGS) {
@@ -275,6 +268,18 @@ impl Ingress {
             names.set.iter().for_each(|name| self.add_custom(name, turn));
         }
         Ok(())
+    }
+
+    /// What others have left on the server is ended before this runs: before its Parse, if that begins a batch.
+    fn make_ready(&mut self, scan: Scan, turn: &mut Turn<'_>) -> Result<(), Stop> {
+        if scan.sequence {
+            self.mine.asks_sequences = true;
+            enter::forget_sequences(turn)?;
+        }
+        // Also before an audit that asks whether there are any: those of others must not bind this client.
+        let meets = scan.names_prepared || scan.calls || scan.asks.has(Asks::PREPARED);
+        let shown = scan.shows_names && turn.rules.shares_statements;
+        if meets && !shown && !self.mine.has_prepared && !self.own_names { enter::deallocate(turn) } else { Ok(()) }
     }
 
     /// The client sets a custom setting: its server knows the name from now on.

@@ -469,7 +469,30 @@ fn a_server_forgets_the_sequence_values_of_others_before_it_is_asked() {
 
     let (mut bench, mut client) = (Bench::new(), Client::default());
     let (sent, _) = bench.send(&mut client, &[parse("", "select currval('s')"), bind("", "", b""), sync()].concat());
-    assert_eq!(tags(&sent), "PPBECCBS", "inside the batch, ahead of what runs");
+    assert_eq!(tags(&sent), "QPBS", "ahead of the batch: inside, it would make a pipeline of it");
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    let batch = [parse("", "select 1"), bind("", "", b""), execute(), parse("", "select currval('s')"), sync()];
+    let (sent, _) = bench.send(&mut client, &batch.concat());
+    assert_eq!(tags(&sent), "PBEPBECCPS", "inside one that has begun");
+
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    assert_eq!(
+        tags(&bench.send(&mut client, &[query("select 1"), lastval.clone()].concat()).0),
+        "Q",
+        "waits for its turn"
+    );
+    assert_eq!(bench.answer(&mut client, &server("TDCZ")), server("TDCZ"));
+    assert_eq!(tags(&bench.send(&mut client, b"").0), "QQ");
+
+    let (mut bench, mut client) = (Bench::new(), Client::default());
+    bench.send(&mut client, &query("begin"));
+    bench.answer(&mut client, &[msg(b'C', b"BEGIN\0"), msg(b'Z', b"T")].concat());
+    bench.send(&mut client, &query("select 1/0"));
+    bench.answer(&mut client, &[server("E"), msg(b'Z', b"E")].concat());
+    assert_eq!(bench.send(&mut client, &lastval).0, lastval, "fails by itself");
+    bench.answer(&mut client, &[server("E"), msg(b'Z', b"E")].concat());
+    let (sent, stop) = bench.send(&mut client, &query("rollback; select lastval()"));
+    assert!(sent.is_empty() && matches!(stop, Stop::Fatal(..)), "it would not fail");
 
     let (mut bench, mut client) = (Bench::new(), Client::default());
     bench.send(&mut client, &query("begin"));

@@ -1,10 +1,16 @@
 //! Making a server's session the client's before its first message, and what else goes ahead of a message.
 
-use super::{Ingress, Turn};
+use super::{HEADER, Ingress, Stop, Turn};
+use crate::pg::error::SqlState;
+use crate::pg::exchange::{Expect, Purpose};
 use crate::pg::message;
 use crate::pg::session::ours::Scrub;
 use crate::pg::session::proof::Entry;
 use crate::pg::session::rule::{self, Rule};
+use crate::pg::session::scan::first_word;
+
+const DEALLOCATE: &str = "DEALLOCATE ALL";
+const SEQUENCES: &str = "DISCARD SEQUENCES";
 
 /// Whether a preface holds back what follows the client's first batch.
 pub(super) fn gates() -> bool {
@@ -30,9 +36,14 @@ impl Ingress {
             Entry::Refused => return Ok(false),
             Entry::Direct => {
                 name_application(name, turn);
-                if turn.server.session.named {
+                if turn.server.session.named && must_deallocate(turn) {
                     // Its own, which it may have closed on another server since.
-                    deallocate(turn);
+                    own_query(DEALLOCATE, turn);
+                    deallocated(turn);
+                }
+                if self.mine.asks_sequences && must_forget_sequences(turn) {
+                    own_query(SEQUENCES, turn);
+                    turn.server.session.sequences_of = Some(turn.rules.client);
                 }
             }
             Entry::Adapt | Entry::Scrub => {
@@ -45,9 +56,10 @@ impl Ingress {
                 let statements =
                     (rules.prepares || session.named) && session.sql_prepared && !rule::off(Rule::SqlPrepared);
                 let much = scrub.then_some(Scrub { statements, disconnect: rules.disconnect.as_deref() });
+                let sequences = self.mine.asks_sequences && !rule::off(Rule::Sequences);
                 server.out.make(|out| {
                     let name = rename.then_some(name.as_bytes());
-                    sent = session.ours.preface(much, label, name, exchange, out);
+                    sent = session.ours.preface(much, sequences, label, name, exchange, out);
                 });
                 sent?;
                 if scrub && statements {
@@ -59,17 +71,16 @@ impl Ingress {
                     session.customs.add(name);
                     self.mine.customs.add(name);
                 }
-                if scrub {
+                if scrub || sequences {
                     session.sequences_of = Some(rules.client);
+                }
+                if scrub {
                     rules.stats.scrubs.inc();
                 }
                 if !label.is_plain() {
                     rules.stats.adaptations.inc();
                 }
             }
-        }
-        if self.mine.asks_sequences {
-            forget_sequences(turn);
         }
         Ok(true)
     }
@@ -102,37 +113,111 @@ fn name_application(name: &str, turn: &mut Turn<'_>) {
 }
 
 /// The server forgets the sequence values of clients before this one.
-pub(super) fn forget_sequences(turn: &mut Turn<'_>) {
-    let client = Some(turn.rules.client);
-    if turn.server.session.sequences_of != client && !rule::off(Rule::Sequences) && ahead("DISCARD SEQUENCES", turn) {
-        turn.server.session.sequences_of = client;
+///
+/// # Errors
+/// As [`ahead`].
+pub(super) fn forget_sequences(turn: &mut Turn<'_>) -> Result<(), Stop> {
+    if must_forget_sequences(turn) && ahead(SEQUENCES, turn)? {
+        turn.server.session.sequences_of = Some(turn.rules.client);
     }
+    Ok(())
+}
+
+fn must_forget_sequences(turn: &Turn<'_>) -> bool {
+    turn.server.session.sequences_of != Some(turn.rules.client) && !rule::off(Rule::Sequences)
 }
 
 /// The server forgets statements that SQL of earlier clients has prepared.
-pub(super) fn deallocate(turn: &mut Turn<'_>) {
-    if turn.server.session.sql_prepared && !rule::off(Rule::SqlPrepared) && ahead("DEALLOCATE ALL", turn) {
-        (turn.server.session.sql_prepared, turn.server.session.named) = (false, false);
-        turn.server.session.ours.forget();
-        turn.server.cache.clear();
+///
+/// # Errors
+/// As [`ahead`].
+pub(super) fn deallocate(turn: &mut Turn<'_>) -> Result<(), Stop> {
+    if must_deallocate(turn) && ahead(DEALLOCATE, turn)? {
+        deallocated(turn);
     }
+    Ok(())
 }
 
-/// Sends a statement of our own ahead of the client's next message, inside its transaction and batch if there is one.
-/// False in a transaction that has failed, where the client's message fails too.
-fn ahead(sql: &str, turn: &mut Turn<'_>) -> bool {
+fn must_deallocate(turn: &Turn<'_>) -> bool {
+    turn.server.session.sql_prepared && !rule::off(Rule::SqlPrepared)
+}
+
+fn deallocated(turn: &mut Turn<'_>) {
+    (turn.server.session.sql_prepared, turn.server.session.named) = (false, false);
+    turn.server.session.ours.forget();
+    turn.server.cache.clear();
+}
+
+/// Sends a statement of our own ahead of the client's next message. False in a transaction that has failed, where that
+/// message fails too.
+///
+/// By itself wherever that can be waited for. Inside a batch it would make a pipeline of that: a transaction block of its
+/// own kind, in which a CALL may not commit, and which a simple Query behind it does not end (`start_xact_command` in
+/// postgres.c).
+///
+/// # Errors
+/// [`Stop::Held`] if what is under way must be answered first; [`Stop::Fatal`] for a text that ends a failed transaction
+/// and goes on with what needs this.
+fn ahead(sql: &str, turn: &mut Turn<'_>) -> Result<bool, Stop> {
     let exchange = &mut *turn.server.exchange;
-    if exchange.status() == b'E' {
-        return false;
-    }
-    if exchange.is_quiet() {
+    if exchange.is_quiet() || exchange.owes_only_own_queries() {
+        if exchange.status() == b'E' {
+            return if goes_on(turn.input.rest()) { Err(apart()) } else { Ok(false) };
+        }
         own_query(sql, turn);
-        return true;
+        return Ok(true);
     }
-    let session = &mut *turn.server.session;
+    let simple = comes_alone(turn);
+    wait_for_preface(turn)?;
+    if simple && !turn.server.exchange.has_batch() {
+        return Err(Stop::Held);
+    }
+    let (session, exchange) = (&mut *turn.server.session, &mut *turn.server.exchange);
     let mut sent = Ok(());
-    turn.server.out.make(|out| sent = session.ours.aside(sql, exchange, out));
-    sent.is_ok()
+    turn.server.out.make(|out| {
+        sent = session.ours.aside(sql, exchange, out);
+        if simple {
+            message::sync(out);
+            exchange.ours(Expect::Sync, Purpose::Aside);
+        }
+    });
+    sent.map(|()| true).map_err(super::statements::no_random)
+}
+
+/// Whether the client's next message is no part of a batch.
+pub(super) fn comes_alone(turn: &Turn<'_>) -> bool {
+    matches!(turn.input.rest().first(), Some(b'Q' | b'F'))
+}
+
+/// Before a client's first message, ends a preface that is not confirmed yet, and waits for it: what goes ahead of that
+/// message must be neither part of the preface nor of the client's batch.
+///
+/// # Errors
+/// [`Stop::Held`] if there is one.
+pub(super) fn wait_for_preface(turn: &mut Turn<'_>) -> Result<(), Stop> {
+    let exchange = &mut *turn.server.exchange;
+    if !(turn.first && turn.input.taken() == 0 && exchange.has_preface()) {
+        return Ok(());
+    }
+    if exchange.has_batch() {
+        exchange.ours(Expect::Sync, Purpose::Preface);
+        turn.server.out.make(message::sync);
+    }
+    Err(Stop::Held)
+}
+
+/// Whether a Query ends a transaction and has more to do.
+fn goes_on(message: &[u8]) -> bool {
+    let Some(text) = message.strip_prefix(b"Q").and_then(|rest| rest.get(HEADER - 1..)) else { return false };
+    let (word, rest) = first_word(text);
+    let ends = [&b"rollback"[..], b"abort", b"commit", b"end", b"prepare"];
+    ends.iter().any(|end| word.eq_ignore_ascii_case(end)) && memchr::memchr(b';', rest).is_some()
+}
+
+fn apart() -> Stop {
+    let text = "a transaction that has failed must be ended by a message of its own before sequences or statements \
+                prepared by SQL are used";
+    Stop::Fatal(SqlState::FEATURE_NOT_SUPPORTED, text.into())
 }
 
 fn own_query(sql: &str, turn: &mut Turn<'_>) {

@@ -19,20 +19,16 @@ impl Ingress {
         }
         if !lists && (self.own_names || turn.names.has_none()) {
             if !self.own_names && !self.mine.has_prepared {
-                enter::deallocate(turn);
+                enter::deallocate(turn)?;
             }
             return Ok(());
         }
-        let exchange = &mut *turn.server.exchange;
-        if turn.first && turn.input.taken() == 0 && exchange.has_preface() {
-            // Statements may fail one by one only between batches: the preface is ended and waited for.
-            if exchange.has_batch() {
-                exchange.ours(Expect::Sync, Purpose::Preface);
-                turn.server.out.make(message::sync);
-            }
+        // Statements may fail one by one only between batches.
+        enter::wait_for_preface(turn)?;
+        let quiet = turn.server.exchange.is_quiet();
+        if !quiet && !turn.server.exchange.has_batch() && enter::comes_alone(turn) {
             return Err(Stop::Held);
         }
-        let quiet = exchange.is_quiet();
         // A failure of one statement must not be another's, but inside the client's batch.
         let purpose = if quiet { Purpose::Naming } else { Purpose::Aside };
         if self.own_names || self.mine.has_prepared {
@@ -42,7 +38,7 @@ impl Ingress {
             }
         } else {
             turn.server.session.sql_prepared = true;
-            enter::deallocate(turn);
+            enter::deallocate(turn)?;
         }
         // Whoever comes next deallocates what is left here.
         self.leave_names(turn);

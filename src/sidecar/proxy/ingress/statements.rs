@@ -28,7 +28,7 @@ impl Ingress {
                 return not_sent(true, total, turn);
             }
             self.meets_traces(statement.scan, turn)?;
-            self.mine.asks_sequences |= statement.scan.sequence;
+            self.make_ready(statement.scan, turn)?;
             turn.server.cache.parse_sent(&statement);
             turn.names.push(Change::Unnamed(Some(statement)));
             turn.server.exchange.parse(true);
@@ -55,7 +55,7 @@ impl Ingress {
             return not_sent(false, total, turn);
         }
         self.meets_traces(statement.scan, turn)?;
-        self.mine.asks_sequences |= statement.scan.sequence;
+        self.make_ready(statement.scan, turn)?;
         turn.names.push(Change::Add(name.into(), Arc::clone(&statement)));
         if self.has_own_names() {
             self.leave_names(turn);

@@ -94,6 +94,10 @@ impl Relay<'_> {
             self.stuck = 0;
             self.client.retry = None;
         }
+        if self.stuck > 0 && conn.exchange.is_quiet() {
+            // What waited for answers goes on; what was not complete is looked at once more.
+            self.stuck = 0;
+        }
         if readied && !conn.exchange.is_being_readied() {
             // From now on a cancel request can hit only the client's own.
             self.hold_server();
