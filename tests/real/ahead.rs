@@ -30,7 +30,11 @@ fn names_that_are_forgotten_with_the_application_name_under_way() {
         let mut client = bed.connect().param("application_name", "mine").open().unwrap();
         client.send(&[fe::parse("s", "SELECT 1", &[]), fe::sync()]);
         client.expect("1 Z");
-        assert_eq!(client.value("SELECT count(*) FROM pg_prepared_statements; RESET application_name"), "1", "{version}");
+        assert_eq!(
+            client.value("SELECT count(*) FROM pg_prepared_statements; RESET application_name"),
+            "1",
+            "{version}"
+        );
         is_in_no_block(&mut client, version);
         assert_eq!(client.value("SHOW application_name"), "mine", "{version}");
     }

@@ -257,7 +257,14 @@ impl Mine {
     pub fn audited(&mut self, found: Option<Found>) {
         let touched = std::mem::take(&mut self.hints).touched.unwrap_or_default();
         self.sets = false;
-        let Some(found) = found.filter(|found| !found.overflow) else { return self.keep(Pin::Unexplained) };
+        let Some(found) = found.filter(|found| !found.overflow) else {
+            if touched.resets_only(NAME) {
+                // It stays on its server, where the name is what that began with: its own is set again, not the one before.
+                let others = self.label.settings().filter(|(name, _)| *name != NAME);
+                self.label = Label::new(others.map(|(name, value)| (name.into(), value.into())).collect()).into();
+            }
+            return self.keep(Pin::Unexplained);
+        };
         self.bound = found.bound.filter(|_| !rule::off(Rule::Bound));
         self.has_prepared &= self.bound.is_some();
         if touched.too_many {

@@ -8,8 +8,9 @@ use crate::sidecar::clients::signal;
 use crate::sidecar::database::Bound;
 use crate::sidecar::proxy::relay::no_random_bytes;
 
-/// How often the same questions are asked before the client is kept where it is.
-const TRIES: u32 = 3;
+/// How often the same questions are asked before the client is kept where it is: cancel requests that are still under way
+/// may hit them, but each only once.
+const TRIES: u32 = 16;
 
 impl Relay<'_> {
     /// Whether the transaction that has just ended may have changed the client's session.
@@ -62,7 +63,7 @@ impl Relay<'_> {
         // What was asked about and has a value is known to this server from now on.
         self.server.session.customs.add_all(&self.client.ingress.mine.customs);
         let name = self.client.ingress.mine.label.get(b"application_name");
-        if let Some(name) = name.and_then(|name| std::str::from_utf8(name).ok()) {
+        if let (false, Some(name)) = (failed, name.and_then(|name| std::str::from_utf8(name).ok())) {
             self.server.session.application = Some(name.into());
         }
         self.bind_or_free()

@@ -127,3 +127,15 @@ fn a_call_asks_everything_only_where_routines_touch() {
     assert!(!mine.wants_audit(true) && mine.wants_audit(false));
     assert_eq!(mine.questions(false).0.len(), 7);
 }
+
+#[test]
+fn a_name_that_was_reset_is_not_carried_on_when_nobody_answers() {
+    let mut mine = Mine::default();
+    run(&mut mine, "set application_name = 'x'; set work_mem = 1000");
+    mine.questions(true);
+    mine.audited(found(&[("application_name", Some("x")), ("work_mem", Some("1000kB"))]));
+    run(&mut mine, "set application_name to default");
+    mine.audited(None);
+    assert_eq!((mine.label.get(b"application_name"), mine.label.get(b"work_mem")), (None, Some(&b"1000kB"[..])));
+    assert_eq!(mine.pin(), Some(Pin::Unexplained));
+}
