@@ -51,19 +51,14 @@ pub fn seed_argument(series: usize) -> String {
     format!("{:.4}", (series + 1) as f64 / 2000.0)
 }
 
-fn server() -> Arc<Postgres> {
-    static SHARED: Mutex<Weak<Postgres>> = Mutex::new(Weak::new());
-    let mut shared = SHARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+/// The one of this release that all scenarios share.
+fn server(release: Release) -> Arc<Postgres> {
+    static SHARED: [Mutex<Weak<Postgres>>; 3] = [const { Mutex::new(Weak::new()) }; 3];
+    let mut shared = SHARED[release as usize].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(server) = shared.upgrade() {
         return server;
     }
     let conf = ["autovacuum = on", "autovacuum_naptime = 10s", "log_min_messages = fatal"].map(str::to_owned).to_vec();
-    let release = match std::env::var("ISOLATION_POSTGRES").as_deref() {
-        Err(_) => Release::System,
-        Ok("13") => Release::Thirteen,
-        Ok("18") => Release::Eighteen,
-        Ok(other) => panic!("ISOLATION_POSTGRES must be 13 or 18; not {other}"),
-    };
     let server = Arc::new(Postgres::start(&Options { conf, max_connections: 400, release, ..Options::default() }));
     let mut admin = server.admin("postgres");
     admin.rows(&format!("CREATE ROLE {SUPER} SUPERUSER LOGIN PASSWORD '{}'", pg::PASSWORD));
@@ -75,18 +70,34 @@ fn server() -> Arc<Postgres> {
     server
 }
 
+/// The release to run on: the scenario's, or another for all of them.
+fn release(scenario: &Scenario) -> Release {
+    match std::env::var("ISOLATION_POSTGRES").as_deref() {
+        Err(_) => scenario.release,
+        Ok("13") => Release::Thirteen,
+        Ok("18") => Release::Eighteen,
+        Ok(other) => panic!("ISOLATION_POSTGRES must be 13 or 18; not {other}"),
+    }
+}
+
 /// The role that may SET SESSION AUTHORIZATION.
 const SUPER: &str = "boss";
 
 impl World {
     /// Sets everything up.
     pub fn new(scenario: Scenario, seed: u64, judge: Judge) -> Self {
-        let pg = server();
+        let release = release(&scenario);
+        let pg = server(release);
         let database = pg.create_database();
         let mut admin = pg.admin(&database);
         admin.rows(include_str!("quiet.sql"));
         if scenario.noisy {
-            admin.rows(include_str!("noisy.sql"));
+            let atomic = "BEGIN ATOMIC SELECT set_config('app.tag', v, false); END";
+            let text = "AS $$SELECT set_config('app.tag', v, false)$$";
+            let noisy = include_str!("noisy.sql");
+            assert!(noisy.contains(atomic));
+            // Bodies that are no texts came with 14.
+            admin.rows(&if release == Release::Thirteen { noisy.replace(atomic, text) } else { noisy.into() });
             if scenario.without.contains(&"hidden seed") {
                 admin.rows("DROP FUNCTION sow");
             }
@@ -154,6 +165,13 @@ fn extensions(admin: &mut Client, scenario: &Scenario, pg: &Postgres, database: 
         return;
     }
     admin.rows("CREATE EXTENSION dblink; CREATE EXTENSION postgres_fdw; GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO PUBLIC");
+    if release(scenario) == Release::Thirteen {
+        // It can't tell: as if there were none.
+        admin.rows(
+            "CREATE FUNCTION public.postgres_fdw_get_connections() RETURNS TABLE (server_name text) \
+             LANGUAGE sql AS 'SELECT NULL::text WHERE false'",
+        );
+    }
     for number in 0..scenario.clients {
         admin.rows(&format!(
             "CREATE SERVER far_{number:03} FOREIGN DATA WRAPPER postgres_fdw \

@@ -1,7 +1,7 @@
 //! The scenarios: quiet and noisy databases, a pool that is exhausted, a superuser.
 
 use crate::run;
-use crate::support::{Policy, bed, sidecar};
+use crate::support::{Policy, Release, bed, sidecar};
 use std::process::Command;
 use std::sync::LazyLock;
 
@@ -27,6 +27,8 @@ pub struct Scenario {
     pub acquire: &'static str,
     /// `listen.maxWaiting`.
     pub waiting: u32,
+    /// What it runs on.
+    pub release: Release,
     /// Operations left out.
     pub without: &'static [&'static str],
     /// Further changes of the policy.
@@ -43,6 +45,7 @@ const QUIET: Scenario = Scenario {
     superuser: false,
     acquire: "10s",
     waiting: 0,
+    release: Release::System,
     without: &[],
     policy: |policy| policy,
 };
@@ -118,6 +121,20 @@ fn superusers_are_kept_apart() {
 fn strict_keeps_clients_apart() {
     if proves() {
         run::short(STRICT);
+    }
+}
+
+#[test]
+fn the_oldest_release_keeps_clients_apart() {
+    if proves() {
+        run::short(Scenario { name: "noisy on 13", release: Release::Thirteen, ..NOISY });
+    }
+}
+
+#[test]
+fn the_newest_release_keeps_clients_apart() {
+    if proves() {
+        run::short(Scenario { name: "quiet on 18", release: Release::Eighteen, ..QUIET });
     }
 }
 

@@ -297,7 +297,8 @@ fn doomed_role(session: &mut Session<'_>) -> Step {
     if session.model.now.authorization.is_some() {
         return super::queries::tagged(session);
     }
-    let role = format!("doomed_{}", session.tag);
+    // Roles are the server's, and scenarios share that.
+    let role = format!("doomed_{}_{}", session.world.seed, session.tag);
     let user = session.world.connect.user.clone();
     session.world.admin.lock().unwrap().rows(&format!("CREATE ROLE {role}; GRANT {role} TO {user}"));
     let set = session.ask(&format!("SET ROLE {role}"));
