@@ -233,7 +233,9 @@ impl Postgres {
 
     fn missing(&self, name: &[u8]) -> bool {
         let missing = !self.prepared.contains(name);
-        let must = self.names_are_the_poolers && name.starts_with(b"pk_") && !self.doubtful.contains(name);
+        // A client may well use one of its own that begins alike.
+        let poolers = name.starts_with(b"pk_") && name.len() >= 3 + 32;
+        let must = self.names_are_the_poolers && poolers && !self.doubtful.contains(name);
         assert!(!(missing && must), "used and not prepared");
         missing
     }

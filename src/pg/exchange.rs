@@ -39,6 +39,8 @@ pub struct Exchange {
     audit: u32,
     /// An audit met an error.
     audit_failed: bool,
+    /// A statement of our own inside a client's batch was skipped with that.
+    aside_skipped: bool,
     /// The clients' names that are used again, in the order of their messages.
     reused: VecDeque<Box<[u8]>>,
 }
@@ -56,6 +58,7 @@ impl Default for Exchange {
             readying: 0,
             audit: 0,
             audit_failed: false,
+            aside_skipped: false,
             reused: VecDeque::new(),
             completed: false,
         }
@@ -142,6 +145,16 @@ impl Exchange {
     /// Whether the last audit failed; forgotten when asked.
     pub fn take_audit_failed(&mut self) -> bool {
         std::mem::take(&mut self.audit_failed)
+    }
+
+    /// Whether a statement of our own was skipped with the client's batch; forgotten when asked.
+    pub fn take_aside_skipped(&mut self) -> bool {
+        std::mem::take(&mut self.aside_skipped)
+    }
+
+    /// The server waits for rows: it answers nothing else.
+    pub fn is_copying_in(&self) -> bool {
+        self.copy == Copy::In
     }
 
     /// Messages of the extended protocol were sent since the last Sync.

@@ -119,7 +119,7 @@ impl Exchange {
             | (b'3', Expect::Close)
             | (b'n' | b'T', Expect::DescribeStatement)
             | (b'C', Expect::Execute) => {}
-            (b'Z', Expect::Sync) if matches!(body, b"I") || purpose != Purpose::Preface => {
+            (b'Z', Expect::Sync) if matches!(body, b"I") || matches!(purpose, Purpose::Audit | Purpose::Naming) => {
                 self.status = body.first().copied().unwrap_or(b'E');
             }
             _ => return Err(OutOfStep { tag, expected: Some(expect) }),
@@ -212,6 +212,7 @@ impl Exchange {
                 return;
             }
             let also = owed.also;
+            self.aside_skipped |= also.purpose == Some(Purpose::Aside);
             self.owed.pop_front();
             if also.reused {
                 self.reused.pop_front();

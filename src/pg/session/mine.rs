@@ -8,7 +8,7 @@ use super::proof::Use;
 use super::rule::{self, Rule};
 use super::scan::{Asks, Pin, Scan, Tag};
 use super::server::Found;
-use super::touched::{Touched, is_of_the_transaction};
+use super::touched::{NAME, Named, Touched, is_of_the_transaction};
 
 /// How far what clients leave behind is looked after (`pool.sessionState`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,9 +28,6 @@ pub enum Care {
 /// text from then on, and not as unset.
 #[derive(Debug, Default)]
 pub struct Customs(Vec<Box<[u8]>>);
-
-/// The setting in which clients of one server may differ.
-const NAME: &[u8] = b"application_name";
 
 /// Most names that are kept; a session with more is not lent to clients that can tell.
 const MOST_CUSTOMS: usize = 64;
@@ -189,14 +186,18 @@ impl Mine {
     }
 
     /// Whether an empty `application_name` is the client's own, and not what its server began with: it started with none, or
-    /// a text of this transaction sets one and none resets it.
+    /// a text of this transaction has set it last.
     pub fn may_be_nameless(&self) -> bool {
-        self.nameless || self.hints.touched.as_deref().is_some_and(|touched| touched.sets_only(NAME))
+        self.nameless || self.named() == Some(Named::Set)
     }
 
-    /// Whether a text of this transaction resets the client's `application_name`, and none sets it.
+    /// Whether a text of this transaction has reset the client's `application_name` last.
     pub fn has_reset_name(&self) -> bool {
-        self.hints.touched.as_deref().is_some_and(|touched| touched.resets_only(NAME))
+        self.named() == Some(Named::Reset)
+    }
+
+    fn named(&self) -> Option<Named> {
+        self.hints.touched.as_deref()?.name
     }
 
     /// The server told of a change of this setting, and no statement said why.
@@ -258,7 +259,7 @@ impl Mine {
         let touched = std::mem::take(&mut self.hints).touched.unwrap_or_default();
         self.sets = false;
         let Some(found) = found.filter(|found| !found.overflow) else {
-            if touched.resets_only(NAME) {
+            if touched.name == Some(Named::Reset) {
                 // It stays on its server, where the name is what that began with: its own is set again, not the one before.
                 let others = self.label.settings().filter(|(name, _)| *name != NAME);
                 self.label = Label::new(others.map(|(name, value)| (name.into(), value.into())).collect()).into();

@@ -20,6 +20,8 @@ pub struct Session {
     pub sql_prepared: bool,
     /// Statements were prepared in it under a client's own names.
     pub named: bool,
+    /// It is not known what statements it has: to be closed after its client.
+    pub spoiled: bool,
     /// Its `application_name`, if it is known.
     pub application: Option<Box<str>>,
     /// Custom settings that were set in it at any time.
@@ -37,6 +39,7 @@ impl Default for Session {
             sequences_of: None,
             sql_prepared: false,
             named: false,
+            spoiled: false,
             application: None,
             customs: Customs::default(),
             found: Found::default(),

@@ -17,7 +17,21 @@ pub struct Touched {
     pub all: bool,
     /// There were more than can be asked about.
     pub too_many: bool,
+    /// What the last of them does to `application_name`.
+    pub name: Option<Named>,
 }
+
+/// What a text does to `application_name`, the one setting in which clients of one server may differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    /// It sets it.
+    Set,
+    /// It leads back to what the session began with.
+    Reset,
+}
+
+/// The setting of [`Touched::name`].
+pub const NAME: &[u8] = b"application_name";
 
 impl Touched {
     /// Nothing.
@@ -37,7 +51,9 @@ impl Touched {
                 self.setting(&mut ahead, reset);
             } else if word.eq_ignore_ascii_case(b"discard") {
                 let mut ahead = Words { rest: words.rest };
-                self.all |= ahead.next().is_some_and(|word| word.eq_ignore_ascii_case(b"all"));
+                if ahead.next().is_some_and(|word| word.eq_ignore_ascii_case(b"all")) {
+                    self.reset_all();
+                }
             } else if set_config && word.first() == Some(&b'\'') {
                 self.add_candidate(word[1..].strip_suffix(b"'").unwrap_or(&word[1..]));
             }
@@ -53,19 +69,12 @@ impl Touched {
         }
     }
 
-    /// Whether a text sets this one, and none resets it.
-    pub fn sets_only(&self, name: &[u8]) -> bool {
-        has(&self.set, name) && !self.all && !has(&self.reset, name)
-    }
-
-    /// Whether a text resets this one, and none sets it.
-    pub fn resets_only(&self, name: &[u8]) -> bool {
-        (self.all || has(&self.reset, name)) && !has(&self.set, name)
-    }
-
     fn add(&mut self, name: &[u8], reset: bool) {
         if name.len() > LONGEST || is_of_the_transaction(name) {
             return;
+        }
+        if name == NAME {
+            self.name = Some(if reset { Named::Reset } else { Named::Set });
         }
         let list = if reset { &mut self.reset } else { &mut self.set };
         if list.iter().any(|known| **known == *name) {
@@ -76,6 +85,11 @@ impl Touched {
         } else {
             list.push(name.into());
         }
+    }
+
+    fn reset_all(&mut self) {
+        self.all = true;
+        self.name = Some(Named::Reset);
     }
 
     /// What stands after SET or RESET.
@@ -101,7 +115,7 @@ impl Touched {
             word = words.next().map(lower).unwrap_or_default();
         }
         match &*word {
-            b"all" if reset => self.all = true,
+            b"all" if reset => self.reset_all(),
             b"transaction" | b"constraints" => {}
             b"time" => self.add(b"timezone", reset),
             b"names" => self.add(b"client_encoding", reset),
@@ -132,10 +146,6 @@ impl Touched {
             words.rest = ahead.rest;
         }
     }
-}
-
-fn has(names: &[Box<[u8]>], name: &[u8]) -> bool {
-    names.iter().any(|known| **known == *name)
 }
 
 /// Settings that end with the transaction, whatever sets them, and those that nobody can set.

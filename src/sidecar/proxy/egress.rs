@@ -322,6 +322,10 @@ fn completed(body: &[u8], sides: &mut Sides<'_>) {
     if matches!(tag, b"ALTER DATABASE" | b"ALTER ROLE") {
         sides.ingress.mine.changed_defaults();
     }
+    if tag == b"SET" && sides.ingress.mine.has_reset_name() {
+        // TO DEFAULT. What the client has set itself comes back with the audit.
+        forget_name(sides);
+    }
     let said = scan::tag(tag, sides.ingress.mine.sets);
     if said == Tag::default() {
         return;
@@ -333,16 +337,15 @@ fn completed(body: &[u8], sides: &mut Sides<'_>) {
         sides.session.ours.forget();
         (sides.session.sql_prepared, sides.session.named) = (false, false);
     }
-    if tag == b"SET" {
-        // TO DEFAULT is one, too. What the client has set itself comes back with the audit.
-        sides.session.application = None;
-        sides.ingress.mine.name_was_reset = true;
+    if matches!(tag, b"SET" | b"RESET" | b"DISCARD ALL") {
+        forget_name(sides);
     }
-    if matches!(tag, b"RESET" | b"DISCARD ALL") {
-        // It may be what the session began with.
-        sides.session.application = None;
-        sides.ingress.mine.name_was_reset = true;
-    }
+}
+
+/// The session's name may be what that began with.
+fn forget_name(sides: &mut Sides<'_>) {
+    sides.session.application = None;
+    sides.ingress.mine.name_was_reset = true;
 }
 
 /// Whether a Bind asked for the columns that a statement had when its client prepared it, and it has others now: parsed

@@ -218,7 +218,7 @@ impl Serving {
             let mine = &mut self.client.ingress.mine;
             let catalog = &self.database.catalog;
             let mut used = mine.used(self.care, catalog.is_quiet());
-            if used == Use::Unproven && catalog.is_incurable() && !rule::off(Rule::Incurable) {
+            if used == Use::Unproven && catalog.is_incurable() && !rule::off(Rule::Incurable) || lease.session.spoiled {
                 used = Use::Incurable;
             }
             self.last =
@@ -297,11 +297,13 @@ impl Serving {
             tries: 0,
             most_bound: policy.most_bound().unwrap_or(u32::MAX),
             stuck: 0,
+            held: false,
+            unready: false,
             leaving: false,
         };
         let end = poll_fn(|cx| relay.poll(cx)).await;
-        // Nothing of the client has run on it: another server will do.
-        let again = matches!(end, End::Unready(_)) && (!relay.used || relay.take_back());
+        // Nothing of the client has run on it: another server will do. If that, too, refuses what the session carries, so will any.
+        let again = matches!(end, End::Unready(_)) && (!relay.used && !relay.unready || relay.take_back());
         (if again { End::Another } else { end }, relay.now())
     }
 

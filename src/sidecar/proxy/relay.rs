@@ -79,8 +79,12 @@ pub struct Relay<'a> {
     pub used: bool,
     /// The task was woken, and the server has not been looked at since.
     pub woken: bool,
-    /// Length of the client's buffer when its next message turned out to be incomplete.
+    /// Length of the client's buffer when its next message turned out to be incomplete, or to have to wait.
     pub stuck: usize,
+    /// That message is there and waits for answers: nothing more is read of the client.
+    pub held: bool,
+    /// The server has refused the preface.
+    pub unready: bool,
     /// The client has said goodbye: nothing more is read of it, and it gets what it is owed.
     pub leaving: bool,
 }

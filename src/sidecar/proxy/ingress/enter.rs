@@ -162,62 +162,68 @@ fn ahead(sql: &str, turn: &mut Turn<'_>) -> Result<bool, Stop> {
     let exchange = &mut *turn.server.exchange;
     if exchange.is_quiet() || exchange.owes_only_own_queries() {
         if exchange.status() == b'E' {
-            return if goes_on(turn.input.rest()) { Err(apart()) } else { Ok(false) };
+            return stays_failed(turn).map(|()| false);
         }
         own_query(sql, turn);
         return Ok(true);
     }
-    let simple = comes_alone(turn);
-    wait_for_preface(turn)?;
-    if simple && !turn.server.exchange.has_batch() {
-        return Err(Stop::Held);
+    wait_for_answers(turn)?;
+    if turn.server.exchange.is_copying_in() {
+        // The client's message ends the COPY with an error.
+        return Ok(false);
     }
     let (session, exchange) = (&mut *turn.server.session, &mut *turn.server.exchange);
     let mut sent = Ok(());
-    turn.server.out.make(|out| {
-        sent = session.ours.aside(sql, exchange, out);
-        if simple {
-            message::sync(out);
-            exchange.ours(Expect::Sync, Purpose::Aside);
-        }
-    });
+    turn.server.out.make(|out| sent = session.ours.aside(sql, exchange, out));
     sent.map(|()| true).map_err(super::statements::no_random)
 }
 
 /// Whether the client's next message is no part of a batch.
-pub(super) fn comes_alone(turn: &Turn<'_>) -> bool {
+fn comes_alone(turn: &Turn<'_>) -> bool {
     matches!(turn.input.rest().first(), Some(b'Q' | b'F'))
 }
 
-/// Before a client's first message, ends a preface that is not confirmed yet, and waits for it: what goes ahead of that
-/// message must be neither part of the preface nor of the client's batch.
+/// Waits for what is under way, as far as that comes to an end by itself: what goes ahead of the client's next message must
+/// be neither part of a preface nor of a batch, and needs to know how the transaction stands.
 ///
 /// # Errors
-/// [`Stop::Held`] if there is one.
-pub(super) fn wait_for_preface(turn: &mut Turn<'_>) -> Result<(), Stop> {
+/// [`Stop::Held`] if there is something.
+pub(super) fn wait_for_answers(turn: &mut Turn<'_>) -> Result<(), Stop> {
+    let alone = comes_alone(turn);
     let exchange = &mut *turn.server.exchange;
-    if !(turn.first && turn.input.taken() == 0 && exchange.has_preface()) {
-        return Ok(());
+    if turn.first && turn.input.taken() == 0 && exchange.has_preface() {
+        if exchange.has_batch() {
+            exchange.ours(Expect::Sync, Purpose::Preface);
+            turn.server.out.make(message::sync);
+        }
+        return Err(Stop::Held);
     }
-    if exchange.has_batch() {
-        exchange.ours(Expect::Sync, Purpose::Preface);
-        turn.server.out.make(message::sync);
-    }
-    Err(Stop::Held)
+    let ends = !exchange.is_quiet() && !exchange.has_batch() && !exchange.is_copying_in();
+    if alone && ends { Err(Stop::Held) } else { Ok(()) }
 }
 
 /// Whether a Query ends a transaction and has more to do.
 fn goes_on(message: &[u8]) -> bool {
-    let Some(text) = message.strip_prefix(b"Q").and_then(|rest| rest.get(HEADER - 1..)) else { return false };
+    let Some(mut text) = message.strip_prefix(b"Q").and_then(|rest| rest.get(HEADER - 1..)) else { return false };
+    while let (b"", [b';', rest @ ..]) = first_word(text) {
+        text = rest;
+    }
     let (word, rest) = first_word(text);
     let ends = [&b"rollback"[..], b"abort", b"commit", b"end", b"prepare"];
     ends.iter().any(|end| word.eq_ignore_ascii_case(end)) && memchr::memchr(b';', rest).is_some()
 }
 
-fn apart() -> Stop {
+/// In a transaction that has failed: the client's next message fails, too.
+///
+/// # Errors
+/// [`Stop::Fatal`] if it does not: it ends the transaction, and goes on with what other clients have left.
+pub(super) fn stays_failed(turn: &Turn<'_>) -> Result<(), Stop> {
+    if !goes_on(turn.input.rest()) {
+        return Ok(());
+    }
     let text = "a transaction that has failed must be ended by a message of its own before sequences or statements \
                 prepared by SQL are used";
-    Stop::Fatal(SqlState::FEATURE_NOT_SUPPORTED, text.into())
+    Err(Stop::Fatal(SqlState::FEATURE_NOT_SUPPORTED, text.into()))
 }
 
 fn own_query(sql: &str, turn: &mut Turn<'_>) {

@@ -14,8 +14,8 @@ impl Ingress {
     /// If the system has no random bytes; [`Stop::Held`] if that has to wait.
     pub(super) fn show_names(&mut self, lists: bool, turn: &mut Turn<'_>) -> Result<(), Stop> {
         // In a failed transaction nothing can be prepared, and the client's text fails too.
-        if turn.server.exchange.status() == b'E' {
-            return Ok(());
+        if turn.server.exchange.status() == b'E' && turn.server.exchange.is_quiet() {
+            return enter::stays_failed(turn);
         }
         if !lists && (self.own_names || turn.names.has_none()) {
             if !self.own_names && !self.mine.has_prepared {
@@ -24,11 +24,8 @@ impl Ingress {
             return Ok(());
         }
         // Statements may fail one by one only between batches.
-        enter::wait_for_preface(turn)?;
+        enter::wait_for_answers(turn)?;
         let quiet = turn.server.exchange.is_quiet();
-        if !quiet && !turn.server.exchange.has_batch() && enter::comes_alone(turn) {
-            return Err(Stop::Held);
-        }
         // A failure of one statement must not be another's, but inside the client's batch.
         let purpose = if quiet { Purpose::Naming } else { Purpose::Aside };
         if self.own_names || self.mine.has_prepared {

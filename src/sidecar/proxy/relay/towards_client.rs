@@ -76,6 +76,7 @@ impl Relay<'_> {
         };
         let seen = conn.egress.process(&conn.input, &mut sides).map_err(End::OutOfStep)?;
         if let Some(why) = conn.egress.unready.take() {
+            self.unready = true;
             return Err(End::Unready(why));
         }
         if conn.to_client.is_empty() {
@@ -91,12 +92,18 @@ impl Relay<'_> {
         }
         if held && !conn.exchange.has_preface() {
             // Confirmed: what waited for it goes on.
-            self.stuck = 0;
+            (self.stuck, self.held) = (0, false);
             self.client.retry = None;
         }
-        if self.stuck > 0 && conn.exchange.is_quiet() {
-            // What waited for answers goes on; what was not complete is looked at once more.
-            self.stuck = 0;
+        if self.held && (conn.exchange.is_quiet() || conn.exchange.is_copying_in()) {
+            // What waited for answers goes on.
+            (self.stuck, self.held) = (0, false);
+        }
+        if conn.exchange.take_aside_skipped() {
+            // What it was to undo is still there, and what it was to forget may be.
+            conn.session.sequences_of = None;
+            conn.session.sql_prepared = true;
+            conn.session.spoiled = true;
         }
         if readied && !conn.exchange.is_being_readied() {
             // From now on a cancel request can hit only the client's own.

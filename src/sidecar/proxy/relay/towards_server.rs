@@ -60,7 +60,7 @@ impl Relay<'_> {
         if self.client.input.len() > self.stuck {
             return self.take().map(|()| true);
         }
-        if self.stuck > 0 && self.server.exchange.has_preface() && !self.server.exchange.has_batch() {
+        if self.held {
             // What has come waits already, and its memory is bounded.
             return Ok(false);
         }
@@ -119,6 +119,7 @@ impl Relay<'_> {
         if conn.to_server.is_empty() {
             self.client.input.consume(std::mem::take(&mut self.taken));
         }
+        self.held = stop == Stop::Held;
         self.stuck = if matches!(stop, Stop::More | Stop::Held) { self.client.input.len() - self.taken } else { 0 };
         if self.since.is_none() && !conn.exchange.is_quiet() {
             self.since = Some(*self.now.get_or_insert_with(Instant::now));
