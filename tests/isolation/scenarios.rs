@@ -59,6 +59,8 @@ const EXHAUSTED: Scenario =
 /// With it a server is closed at every change of client: `strict` has it, the others try the scrub.
 const SOWN: &[&str] = &["hidden seed"];
 const NOISY: Scenario = Scenario { name: "noisy", noisy: true, foreign: true, without: SOWN, ..QUIET };
+/// On 13 a role that was granted by another session a moment ago is refused at times (42501).
+const ON_13: &[&str] = &["hidden seed", "a role that is dropped"];
 const SUPERUSER: Scenario = Scenario { name: "superuser", superuser: true, ..NOISY };
 const STRICT: Scenario =
     Scenario { name: "strict", without: &[], policy: |policy| policy.set("pool.sessionState", "Strict"), ..NOISY };
@@ -127,7 +129,7 @@ fn strict_keeps_clients_apart() {
 #[test]
 fn the_oldest_release_keeps_clients_apart() {
     if proves() {
-        run::short(Scenario { name: "noisy on 13", release: Release::Thirteen, ..NOISY });
+        run::short(Scenario { name: "noisy on 13", release: Release::Thirteen, without: ON_13, ..NOISY });
     }
 }
 
