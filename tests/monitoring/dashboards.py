@@ -7,7 +7,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # What Grafana puts in place of its variables.
-VARIABLES = {"$__rate_interval": "10s", "$__range": "1m", "$namespace": ".*", "$policy": ".*", "$pod": ".*"}
+VARIABLES = {"$__rate_interval": "1m", "$__range": "1m", "$namespace": ".*", "$policy": ".*", "$pod": ".*"}
 # Prometheus needs some scrapes, and some metrics an event.
 PATIENCE = 45
 
