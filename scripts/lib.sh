@@ -44,12 +44,12 @@ need() { local command=$1; shift; command -v "$command" >/dev/null || apt_instal
 cargo_tool() {
   local name=$1 version=$2 root; shift 2
   root=$POOLKEEPER_CACHE/cargo-tools/$name-$version
-  if [ ! -x "$root/bin/$name" ]; then
+  if [ -z "$(ls "$root/bin" 2>/dev/null)" ]; then
     say "building $name $version once (some minutes; kept in $root)" >&2
     mkdir -p "$root"
     (
       flock 9 # of two runs at once the second finds it built
-      [ -x "$root/bin/$name" ] && exit
+      [ -z "$(ls "$root/bin" 2>/dev/null)" ] || exit 0
       build=$(mktemp -d); trap 'rm -rf "$build"' EXIT
       # Unoptimised: it does little itself and would build for many minutes.
       CARGO_TARGET_DIR=$build cargo install --quiet --locked --profile dev "$@" --root "$root" "$name@$version" >&2

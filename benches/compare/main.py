@@ -19,7 +19,8 @@ import report  # noqa: E402
 import transfers  # noqa: E402
 from figures import Series  # noqa: E402
 from lab import postgres, process  # noqa: E402
-from poolers import DATABASE, PASSWORD, USER, Nothing, PgBouncer, Poolkeeper, Setup  # noqa: E402
+from poolers import USER, Nothing, PgBouncer, Poolkeeper, Setup  # noqa: E402
+from world import fill  # noqa: E402
 
 # After pgbench's cells: name for --only → (what is said, function, whether a quick run has it).
 SECTIONS = {
@@ -65,19 +66,7 @@ class Bench:
         self.note = note
         say("starting PostgreSQL and filling pgbench's tables")
         self.postgres = postgres.Postgres(self.folder, shared_buffers="256MB", autovacuum="off")
-        self._fill()
-
-    def _fill(self):
-        admin = self.postgres.admin()
-        admin.query(f"CREATE ROLE {USER} LOGIN PASSWORD '{PASSWORD}'")
-        admin.query(f"CREATE DATABASE {DATABASE} OWNER {USER}")
-        admin.close()
-        command = f"{self.postgres.program('pgbench')} -q -i -I dtGvp -s 5 -h {self.folder} -p {self.postgres.port} -U postgres {DATABASE}"
-        if os.system(f"{command} >{self.folder}/fill.log 2>&1") != 0:
-            raise RuntimeError(open(f"{self.folder}/fill.log").read())
-        admin = self.postgres.admin(DATABASE)
-        admin.query(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {USER}")
-        admin.close()
+        fill(self.postgres, self.folder)
 
     def databases(self, count):
         """The names of so many more databases."""

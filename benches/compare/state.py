@@ -15,6 +15,7 @@ from cells import _PROGRESS, environment  # noqa: E402
 from lab import postgres, process  # noqa: E402
 from lab.poolkeeper import Poolkeeper as Sidecar  # noqa: E402
 from poolers import DATABASE, PASSWORD, USER  # noqa: E402
+from world import fill  # noqa: E402
 
 NOISY = "noisy"
 CLIENTS, SERVERS, SECONDS, ROUNDS = 32, 4, 3, int(os.environ.get("ROUNDS", "7"))
@@ -71,20 +72,11 @@ class Side:
         return statistics.mean(seen[1:]), scrubs / max(1, transactions), audits / max(1, transactions)
 
 
-def fill(server, folder):
-    admin = server.admin()
-    admin.query(f"CREATE ROLE {USER} LOGIN PASSWORD '{PASSWORD}'")
-    for database in (DATABASE, NOISY):
-        admin.query(f"CREATE DATABASE {database} OWNER {USER}")
-        command = f"{server.program('pgbench')} -q -i -I dtGvp -s 5 -h {folder} -p {server.port} -U postgres {database}"
-        if os.system(f"{command} >{folder}/fill.log 2>&1") != 0:
-            raise RuntimeError(open(f"{folder}/fill.log").read())
-        own = server.admin(database)
-        own.query(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {USER}")
-        if database == NOISY:
-            own.query("CREATE FUNCTION tenant(text) RETURNS text LANGUAGE sql AS $$SELECT set_config('app.tenant_id', $1, false)$$")
-        own.close()
-    admin.close()
+def fill_both(server, folder):
+    fill(server, folder, (DATABASE, NOISY))
+    own = server.admin(NOISY)
+    own.query("CREATE FUNCTION tenant(text) RETURNS text LANGUAGE sql AS $$SELECT set_config('app.tenant_id', $1, false)$$")
+    own.close()
 
 
 def main():
@@ -93,7 +85,7 @@ def main():
     try:
         folder = process.folder("state-pg")
         server = postgres.Postgres(folder, shared_buffers="256MB", autovacuum="off", synchronous_commit="off")
-        fill(server, folder)
+        fill_both(server, folder)
         sides = [
             Side(server, binary, "Trusting, quiet", DATABASE, "Trusting"),
             Side(server, binary, "Preserve, quiet", DATABASE, "Preserve"),

@@ -74,14 +74,16 @@ pub enum Unknown {
     },
 }
 
-/// A client that has logged in. It has got AuthenticationOk, and waits for ParameterStatus, BackendKeyData and
-/// ReadyForQuery.
+/// A client that has logged in. It waits for AuthenticationOk, ParameterStatus, BackendKeyData and ReadyForQuery: one
+/// write.
 #[derive(Debug)]
 pub struct Login {
     /// Its connection.
     pub stream: Stream,
     /// What it sent beyond its login: nearly always empty; comes before everything that is read from the stream.
     pub early: Vec<u8>,
+    /// What it is to be told ahead of all else: that it is who it says.
+    pub accepted: Vec<u8>,
     /// Minor version of protocol 3 that is spoken: 0 or 2.
     pub minor: u16,
     /// The settings that it starts with.

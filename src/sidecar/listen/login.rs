@@ -72,10 +72,10 @@ pub async fn login<F: Front>(
     let result = timeout(rules.login_timeout, greeting.log_in(&*front, &mut place)).await;
     let late = || refused(SqlState::QUERY_CANCELED, "canceling authentication due to timeout");
     match result.unwrap_or_else(|_| late()) {
-        Ok((database, startup, minor)) => {
+        Ok((database, startup, minor, accepted)) => {
             let Greeting { stream, buf, .. } = greeting;
             let set = StartupSet::new(startup.parameters.iter().map(|(name, value)| (name, value)));
-            let login = Login { stream: stream?, early: buf, minor, set, peer };
+            let login = Login { stream: stream?, early: buf, accepted, minor, set, peer };
             Some((database, login, place))
         }
         Err(Stop::Cancel(pid, key)) => {
@@ -106,7 +106,12 @@ struct Greeting<'a> {
 }
 
 impl Greeting<'_> {
-    async fn log_in<F: Front>(&mut self, front: &F, place: &mut Place) -> Result<(F::Database, Startup, u16), Stop> {
+    /// Also what the client is to be told of it.
+    async fn log_in<F: Front>(
+        &mut self,
+        front: &F,
+        place: &mut Place,
+    ) -> Result<(F::Database, Startup, u16, Vec<u8>), Stop> {
         let startup = self.startup().await?;
         let newest = front.newest_minor(&startup.database);
         let minor = startup.negotiated(newest);
@@ -135,8 +140,7 @@ impl Greeting<'_> {
             self.prove(&startup.user, &verifiers, &mut out).await?;
         }
         message::authentication_ok(&mut out);
-        self.write(&out).await?;
-        Ok((database, startup, minor))
+        Ok((database, startup, minor, out))
     }
 
     /// Everything up to the StartupMessage.

@@ -92,7 +92,14 @@ impl House {
     fn visit(&self) -> (UnixStream, Visit) {
         let (client, ours) = UnixStream::pair().unwrap();
         let place = self.door.enter();
-        (client, tokio::spawn(login(Stream::Unix(ours), "unix".into(), Arc::clone(&self.shop), place)))
+        let shop = Arc::clone(&self.shop);
+        let visit = async {
+            let (database, mut login, place) = login(Stream::Unix(ours), "unix".into(), shop, place).await?;
+            login.stream.write_all(&login.accepted).await.unwrap();
+            login.stream.flush().await.unwrap();
+            Some((database, login, place))
+        };
+        (client, tokio::spawn(visit))
     }
 
     /// Serves whoever logs in by saying what a server says, over TCP. The address, and what stops it.
@@ -107,7 +114,7 @@ impl House {
 }
 
 async fn serve(_: &'static str, mut login: Login) {
-    let mut out = Vec::new();
+    let mut out = login.accepted;
     message::backend_key_data(&mut out, 1, b"1234");
     message::ready_for_query(&mut out, b'I');
     login.stream.write_all(&out).await.unwrap();

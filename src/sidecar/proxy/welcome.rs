@@ -28,7 +28,8 @@ impl Serving {
         };
         let clients: &Arc<Clients> = &worker.registered.clients;
         let shared = clients.add(new, key, Instant::now());
-        let client = Client::new(login.stream, &login.early, Ingress::new(mode), shared);
+        let mut client = Client::new(login.stream, &login.early, Ingress::new(mode), shared);
+        client.say(|out| out.extend_from_slice(&login.accepted));
         let application = Some(printable(login.set.get(APPLICATION).unwrap_or_default()));
         let set = login.set.without(APPLICATION);
         Some(Self { worker, database, settings, mode, care, set, application, last: None, client })
