@@ -245,7 +245,8 @@ fn is_one_constant(text: &[u8]) -> bool {
     let (word, rest) = first_word(text);
     let is = |other: &str| word.eq_ignore_ascii_case(other.as_bytes());
     match word.len() {
-        0 => after_space(rest).is_empty(),
+        // Not a comment: what ends it lies behind the semicolon, and what this does behind that.
+        0 => text.trim_ascii_start().is_empty(),
         3 => is("end"),
         4 => is("show"),
         5 => is("begin") || is("start") || is("abort"),
