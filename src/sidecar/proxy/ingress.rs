@@ -322,7 +322,8 @@ impl Ingress {
 
     fn query(&mut self, total: usize, turn: &mut Turn<'_>) -> Result<(), Stop> {
         if let Some(whole) = turn.input.rest().get(..total) {
-            let text = &whole[HEADER..];
+            // Without the zero byte at its end: a text with another one in it is refused by the server.
+            let text = whole[HEADER..].split_last().map_or(&[][..], |(_, text)| text);
             let scan = scan::scan(text);
             if is_refused(scan, turn.rules) {
                 turn.server.out.make(|out| message::query(out, NOT_SENT));
