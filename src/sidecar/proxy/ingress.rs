@@ -9,8 +9,6 @@ mod taken;
 
 pub use taken::Taken;
 
-use std::sync::Arc;
-
 use super::buffer::Outgoing;
 use crate::api::resolve::Mode;
 use crate::pg::error::SqlState;
@@ -23,6 +21,7 @@ use crate::pg::session::rule::{self, Rule};
 use crate::pg::session::scan::{self, Asks, Pin, Scan};
 use crate::pg::session::server::Session;
 use crate::pg::session::touched::Touched;
+use crate::sidecar::catalog::Catalog;
 use crate::sidecar::stats::Worker;
 
 /// What stands between one client's bytes and its server.
@@ -69,8 +68,8 @@ pub struct Rules<'a> {
     pub application: Option<&'a str>,
     /// Routines of the database can prepare statements by SQL.
     pub prepares: bool,
-    /// The statement that ends the connections that `postgres_fdw` keeps, where that extension is.
-    pub disconnect: Option<Arc<str>>,
+    /// Knows what else a scrub has to end.
+    pub catalog: &'a Catalog,
     /// The client's number.
     pub client: i32,
     /// All statements of the database.
