@@ -1,6 +1,7 @@
 """Poolkeeper and PgBouncer side by side. Started by benches/compare/run, which installs what is missing."""
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -8,11 +9,30 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(HERE, "../../scripts")]
 
+import calls  # noqa: E402
 import cells  # noqa: E402
+import costs  # noqa: E402
+import idle  # noqa: E402
+import overload  # noqa: E402
+import reload  # noqa: E402
 import report  # noqa: E402
+import transfers  # noqa: E402
 from figures import Series  # noqa: E402
 from lab import postgres, process  # noqa: E402
-from poolers import DATABASE, PASSWORD, USER, PgBouncer, Poolkeeper  # noqa: E402
+from poolers import DATABASE, PASSWORD, USER, Nothing, PgBouncer, Poolkeeper, Setup  # noqa: E402
+
+# After pgbench's cells: name for --only → (what is said, function, whether a quick run has it).
+SECTIONS = {
+    "transfers": (transfers.TITLE, transfers.section, False),
+    "memory": (idle.TITLE, idle.section, True),
+    "startup": ("start-up", idle.startup, False),
+    "calls": (calls.TITLE, calls.section, True),
+    "reload": (reload.TITLE, reload.section, True),
+    "thousand": ("a thousand changes under load", reload.thousand, False),
+    "overload": (overload.TITLE, overload.section, False),
+    "costs": (costs.TITLE, costs.section, False),
+    "workers": ("two workers", costs.workers, False),
+}
 
 
 def arguments():
@@ -20,7 +40,7 @@ def arguments():
     parser.add_argument("--quick", action="store_true", help="the four main cells, 3 pairs of 3 s (3 minutes in all)")
     parser.add_argument("--pairs", type=int, help="interleaved pairs per cell (default 7, quick 3)")
     parser.add_argument("--seconds", type=int, help="measured seconds of one run (default 4, quick 3)")
-    parser.add_argument("--only", default="", help="some cells: simple-16, prepared-256, simple-16-unix, …, memory, calls, reload (comma separated)")
+    parser.add_argument("--only", default="", help=f"some cells (simple-16, prepared-256, simple-16-unix, simple-16-tpcb, …) or sections ({', '.join(SECTIONS)}), comma separated")
     parser.add_argument("--report", help="where to write the report (default benches/report.md; a run with --only writes none)")
     parser.add_argument("--poolkeeper", help="the binary to measure (default: builds the release binary)")
     parser.add_argument("--self", action="store_true", help="PgBouncer against itself: shows the noise of this machine")
@@ -41,7 +61,8 @@ class Bench:
         self.folder = process.folder("bench")
         self.started = time.time()
         self.load_before = os.getloadavg()[0]
-        self.results = report.Results()
+        self.sections = []
+        self.note = note
         say("starting PostgreSQL and filling pgbench's tables")
         self.postgres = postgres.Postgres(self.folder, shared_buffers="256MB", autovacuum="off")
         self._fill()
@@ -58,87 +79,84 @@ class Bench:
         admin.query(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {USER}")
         admin.close()
 
-    def make(self, kind, size=20):
-        folder = process.folder(kind.name.lower())
-        return kind(self.postgres, folder, size)
+    def databases(self, count):
+        """The names of so many more databases."""
+        names = tuple(f"more_{number}" for number in range(count))
+        admin = self.postgres.admin()
+        for name in names:
+            admin.query(f"CREATE DATABASE {name} OWNER {USER}")
+        admin.close()
+        return names
 
-    def wanted(self, name):
+    def make(self, kind, setup=Setup()):
+        return kind(self.postgres, process.folder(kind.name.lower().replace(" ", "-")), setup)
+
+    @contextlib.contextmanager
+    def running(self, kind, setup=Setup()):
+        pooler = self.make(kind, setup)
+        try:
+            yield pooler
+        finally:
+            pooler.stop()
+
+    def each_kind(self):
+        return dict.fromkeys(self.kinds)
+
+    def _wanted(self, name):
         only = [word.strip() for word in self.options.only.split(",") if word.strip()]
         return not only or name in only
 
     def pgbench_cells(self):
-        chosen = [cell for cell in cells.CELLS if (cell.quick or not self.options.quick or self.options.only) and self.wanted(cell.key())]
-        if not chosen:
-            return
-        ours, theirs = (self.make(kind) for kind in self.kinds)
+        every = not self.options.quick or self.options.only
+        chosen = [cell for cell in cells.CELLS if (cell.quick or every) and self._wanted(cell.key())]
+        pgbench, direct, pair = {}, {}, None
         try:
             for cell in chosen:
-                say(f"{cell.name()}: {self.options.pairs} interleaved pairs")
-                pairs = []
-                for index in range(self.options.pairs):
-                    sides = [(ours, cell.ours), (theirs, cell.theirs)]
-                    if index % 2:  # every other pair the other way round: drift favours neither
-                        sides.reverse()
-                    runs = {id(side): cells.measure(self.postgres, side, cell, where, self.options.seconds) for side, where in sides}
-                    pairs.append((runs[id(ours)], runs[id(theirs)]))
-                self.results.pgbench[cell] = pairs
-                cpu = Series([a.cpu for a, _ in pairs], [b.cpu for _, b in pairs])
-                low, high = cpu.spread()
-                note(f"CPU per transaction {cpu.ratio():.2f} x PgBouncer's ({low:.2f} to {high:.2f})")
+                setup = Setup(tls=cell.tls, trust=cell.trust)
+                if pair is None or pair[0] != setup:
+                    for side in pair[1:] if pair else ():
+                        side.stop()
+                    pair = (setup, *(self.make(kind, setup) for kind in self.kinds))
+                pgbench[cell] = self._pairs(cell, *pair[1:])
+                if cell.clients == 1:
+                    itself = self.make(Nothing)
+                    direct[cell] = [cells.measure(self.postgres, itself, cell, "tcp", self.options.seconds) for _ in range(self.options.pairs)]
         finally:
-            ours.stop()
-            theirs.stop()
+            for side in pair[1:] if pair else ():
+                side.stop()
+        if pgbench:
+            self.sections.append(report.cells(pgbench, [kind.name for kind in self.kinds], self.options.pairs, self.options.seconds))
+        if direct:
+            self.sections.append(report.added(pgbench, direct))
 
-    def memory(self):
-        say("memory: a fresh pooler, 1000 idle clients")
-        rounds = 1 if self.options.quick else 3
-        for kind in dict.fromkeys(self.kinds):
-            self.results.memory[kind.name] = [cells.idle_memory(lambda kind=kind: self.make(kind)) for _ in range(rounds)]
-            start, idle, queried = self.results.memory[kind.name][0]
-            note(f"{kind.name}: {start / 1024:.1f} MB, {idle:.0f} bytes per idle client, {queried:.0f} after a query")
-
-    def calls(self):
-        say("system calls per transaction (strace)")
-        for mode, clients in (("simple", 16), ("extended", 64)) if self.options.quick else report.CALL_CELLS:
-            for kind in dict.fromkeys(self.kinds):
-                pooler = self.make(kind)
-                try:
-                    calls = cells.system_calls(self.postgres, pooler, mode, clients)
-                finally:
-                    pooler.stop()
-                self.results.calls[(mode, clients, kind.name)] = calls
-                note(f"{kind.name}, {mode}, {clients} clients: " + report.calls_text(calls))
-
-    def reload(self):
-        say("reload under saturation: pool 5 → 20 → 5, seen from PostgreSQL")
-        self.results.reload[("PostgreSQL itself, no pooler", "nothing else runs")] = cells.floor(self.postgres)
-        for load, statement in cells.RELOADS.items():
-            for kind in dict.fromkeys(self.kinds):
-                pooler = self.make(kind)
-                try:
-                    effects = cells.reloads(self.postgres, pooler, statement, times=5 if self.options.quick else 15)
-                finally:
-                    pooler.stop()
-                self.results.reload[(kind.name, load)] = effects
-                texts = [report.times_text([effect.saved for effect in effects]) for effects in effects]
-                note(f"{kind.name}, {load}, from the rename: grow {texts[0]}; shrink {texts[1]}")
+    def _pairs(self, cell, ours, theirs):
+        say(f"{cell.name()}: {self.options.pairs} interleaved pairs")
+        pairs = []
+        for index in range(self.options.pairs):
+            sides = [(ours, cell.ours), (theirs, cell.theirs)]
+            if index % 2:  # every other pair the other way round: drift favours neither
+                sides.reverse()
+            runs = {id(side): cells.measure(self.postgres, side, cell, where, self.options.seconds) for side, where in sides}
+            pairs.append((runs[id(ours)], runs[id(theirs)]))
+        cpu = Series([a.cpu for a, _ in pairs], [b.cpu for _, b in pairs])
+        low, high = cpu.spread()
+        note(f"CPU per transaction {cpu.ratio():.2f} x PgBouncer's ({low:.2f} to {high:.2f})")
+        return pairs
 
     def run(self):
         self.pgbench_cells()
-        for name in ("memory", "calls", "reload"):
-            if self.wanted(name):
-                getattr(self, name)()
+        for name, (title, section, quick) in SECTIONS.items():
+            if self._wanted(name) and (quick or self.options.only or not self.options.quick):
+                say(title)
+                self.sections.append(section(self))
 
     def facts(self):
         return report.Facts(
-            versions=[kind.version() for kind in dict.fromkeys(self.kinds)] + [f"PostgreSQL {self.postgres.version()}"],
-            names=[kind.name for kind in self.kinds],
-            settings={kind.name: kind.settings for kind in dict.fromkeys(self.kinds)},
+            versions=[kind.version() for kind in self.each_kind()] + [f"PostgreSQL {self.postgres.version()}"],
+            settings={kind.name: kind.settings for kind in self.each_kind()},
             postgres=self.postgres.settings,
             load_before=self.load_before,
             seconds=time.time() - self.started,
-            pairs=self.options.pairs,
-            each=self.options.seconds,
         )
 
 
@@ -158,7 +176,7 @@ def main():
     try:
         bench = Bench(options)
         bench.run()
-        text = report.render(bench.results, bench.facts())
+        text = report.render(bench.sections, bench.facts())
         print("\n" + text)
         if options.report:
             with open(options.report, "w") as out:

@@ -1,47 +1,25 @@
-"""The report: medians, spreads, ratios, and all it takes to judge them."""
+"""The report: what was measured where, and each section as its module wrote it."""
 
 import os
 import platform
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import median
 
-from figures import Series, middle
-
-CALL_CELLS = (("simple", 16), ("simple", 64), ("extended", 64), ("prepared", 64))
-
-
-@dataclass
-class Results:
-    pgbench: dict = field(default_factory=dict)  # Cell → [(ours, theirs)]
-    memory: dict = field(default_factory=dict)  # name → [(RSS kB, bytes per client, the same after a query)]
-    calls: dict = field(default_factory=dict)  # (mode, clients, name) → {call: per transaction}
-    reload: dict = field(default_factory=dict)  # (name, load) → (grown, shrunk), lists of Effects
+from figures import Series
 
 
 @dataclass
 class Facts:
     versions: list
-    names: list
     settings: dict
     postgres: dict
     load_before: float
     seconds: float
-    pairs: int
-    each: int
 
 
-def render(results, facts):
-    parts = [_head(facts)]
-    if results.pgbench:
-        parts.append(_pgbench(results.pgbench, facts))
-    if results.memory:
-        parts.append(_memory(results.memory))
-    if results.calls:
-        parts.append(_calls(results.calls))
-    if results.reload:
-        parts.append(_reload(results.reload))
-    return "\n\n".join(parts) + "\n"
+def render(sections, facts):
+    return "\n\n".join(["\n".join(_head(facts)), *("\n".join(lines) for lines in sections)]) + "\n"
 
 
 def _head(facts):
@@ -57,31 +35,40 @@ def _head(facts):
         f"- {'; '.join(facts.versions)}",
     ]
     lines += [f"- {name}: {text}" for name, text in facts.settings.items()]
-    lines.append(f"- PostgreSQL: {postgres}; it, pgbench (-S, scale 5) and the poolers share the cores, over loopback")
-    return "\n".join(lines)
+    lines.append(f"- PostgreSQL: {postgres}; it, pgbench (scale 5) and the poolers share the cores, over loopback")
+    return lines
 
 
-def _pgbench(pgbench, facts):
+def cells(pgbench, names, pairs, each):
+    """The section of pgbench's cells: Cell → [(ours, theirs)]."""
+    bracket = "smallest and largest" if pairs < 5 else "the middle half"
     lines = [
         "## CPU per transaction",
         "",
-        f"Median of {facts.pairs} interleaved pairs of {facts.each} s; in brackets {_bracket(facts.pairs)} of the pairs' ratios. "
+        f"Median of {pairs} interleaved pairs of {each} s; in brackets {bracket} of the pairs' ratios. "
         "CPU is user and system time of the pooler's process. Latency as pgbench saw it, a tenth of the transactions.",
         "",
-        f"| cell | {facts.names[0]} | {facts.names[1]} | ratio of CPU | goal | tps ratio | p50 ratio | p99 ratio |",
+        f"| cell | {names[0]} | {names[1]} | ratio of CPU | goal | tps ratio | p50 ratio | p99 ratio |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for cell, pairs in pgbench.items():
-        figure = {name: Series([getattr(a, name) for a, _ in pairs], [getattr(b, name) for _, b in pairs]) for name in ("cpu", "tps", "p50", "p99")}
+    for cell, runs in pgbench.items():
+        figure = {name: Series([getattr(a, name) for a, _ in runs], [getattr(b, name) for _, b in runs]) for name in ("cpu", "tps", "p50", "p99")}
         cpu = figure["cpu"]
         goal = f"≤ {cell.goal:.2f}" if cell.goal else ""
         others = " | ".join(_ratio(figure[name]) for name in ("tps", "p50", "p99"))
         lines.append(f"| {cell.name()} | {median(cpu.ours):.1f} µs | {median(cpu.theirs):.1f} µs | **{cpu.ratio():.2f}** {_spread(cpu)} | {goal} | {others} |")
-    return "\n".join(lines)
+    return lines
 
 
-def _bracket(pairs):
-    return "smallest and largest" if pairs < 5 else "the middle half"
+def added(pgbench, direct):
+    """The section on what the hop adds for a client that is alone: Cell → [(ours, theirs)], Cell → [PostgreSQL itself]."""
+    lines = ["## Latency added, one client", "", "Median of p50 as pgbench saw it, and what is more than without a pooler.", ""]
+    lines += ["| | PostgreSQL itself | Poolkeeper adds | PgBouncer adds |", "|---|---|---|---|"]
+    for cell, runs in direct.items():
+        alone = median(run.p50 for run in runs)
+        ours, theirs = (median(pair[side].p50 for pair in pgbench[cell]) - alone for side in (0, 1))
+        lines.append(f"| {cell.mode} | {alone * 1000:.0f} µs | {ours * 1000:.0f} µs | {theirs * 1000:.0f} µs |")
+    return lines
 
 
 def _spread(series):
@@ -91,55 +78,3 @@ def _spread(series):
 
 def _ratio(series):
     return f"{series.ratio():.2f} {_spread(series)}"
-
-
-def _memory(memory):
-    lines = ["## Memory", "", "A fresh process, 1 server open; then 1000 clients that logged in (SCRAM), then the same after a query each.", ""]
-    lines += ["| | RSS | per idle client | per idle client that has queried |", "|---|---|---|---|"]
-    for name, rounds in memory.items():
-        start, idle, queried = (median(values) for values in zip(*rounds))
-        lines.append(f"| {name} | {start / 1024:.1f} MB | {idle:.0f} bytes | {queried:.0f} bytes |")
-    lines.append("| goal | ≤ 8 MB | ≤ 2500 bytes | ≤ 2500 bytes |")
-    return "\n".join(lines)
-
-
-def _calls(calls):
-    lines = ["## System calls per transaction", "", "By `strace -c` around a whole load, so logging in has its small share in it.", ""]
-    lines += ["| load | pooler | in all | of which |", "|---|---|---|---|"]
-    for (mode, clients, name), counts in calls.items():
-        lines.append(f"| {mode}, {clients} clients | {name} | {sum(counts.values()):.2f} | {calls_text(counts)} |")
-    return "\n".join(lines)
-
-
-def calls_text(counts):
-    return ", ".join(f"{name} {count:.2f}" for name, count in counts.items() if count >= 0.01)
-
-
-def _reload(reload):
-    lines = [
-        "## Reload under saturation",
-        "",
-        "64 clients without pause on a pool of 5, all of them waiting or served; with processors free a transaction sleeps 4 ms at the server "
-        "(a shrink has to wait for those that run), else it is pgbench's select and PostgreSQL's processes begin and end on cores that the load has filled. The configuration file is renamed into place with 20, later with 5 (PgBouncer: and SIGHUP). "
-        "Grow: until the first query ran on a new server; shrink: until PostgreSQL counts no more than 5. In PostgreSQL's own view, from the rename and, "
-        "where the pooler says when it applied the file, from then. PostgreSQL itself: a login until its first answer, and fifteen sessions that end at once; "
-        "no pooler can be faster than that.",
-        "",
-        "| | load | grow, median (max) | of which after applying | shrink, median (max) | of which after applying |",
-        "|---|---|---|---|---|---|",
-    ]
-    for (name, load), effects in reload.items():
-        cells = " | ".join(times_text([getattr(e, since) for e in kind]) for kind in effects for since in ("saved", "applied"))
-        lines.append(f"| {name} | {load} | {cells} |")
-    lines.append("| goal | | | < 5 ms | | < 10 ms |")
-    return "\n".join(lines)
-
-
-def times_text(times):
-    """Median and maximum in milliseconds; times that never came are said."""
-    came = [value for value in times if value is not None]
-    missed = len(times) - len(came)
-    if not came:
-        return "–"
-    text = f"{median(came):.1f} ms ({max(came):.1f})"
-    return text + (f", {missed} of {len(times)} not within 2 s" if missed else "")

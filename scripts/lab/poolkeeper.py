@@ -42,9 +42,11 @@ def name_of(database):
 
 
 class Poolkeeper:
-    """Started by the constructor, ended by stop(). `also` names more databases to serve, with the same settings."""
+    """Started by the constructor, ended by stop(). `also` names more databases to serve, with the same settings; `certificate` (tls.crt and
+    tls.key, PEM) is for its clients; `ready`: whether to wait
+    until it is."""
 
-    def __init__(self, binary, folder, postgres, database, user, password, spec, workers=1, also=()):
+    def __init__(self, binary, folder, postgres, database, user, password, spec, workers=1, also=(), certificate=None, ready=True):
         self.folder = folder
         self.port = process.free_port()
         self.http = process.free_port()
@@ -57,6 +59,8 @@ class Poolkeeper:
         os.makedirs(self.secret, exist_ok=True)
         self.write_secret("username", user)
         self.write_secret("password", password)
+        for key, value in (certificate or {}).items():
+            self.write_secret(key, value)
         self.spec = {
             "database": {
                 "host": "127.0.0.1",
@@ -65,8 +69,8 @@ class Poolkeeper:
                 "credentials": {"secretName": secret},
                 "tls": {"mode": "Disable"},
             },
-            "listen": {"port": self.port, "socket": folder},
             **spec,
+            "listen": {"port": self.port, "socket": folder, **spec.get("listen", {})},
         }
         self.save(self.spec)
         for name in also:
@@ -76,7 +80,8 @@ class Poolkeeper:
         argv += ["--http", f"127.0.0.1:{self.http}", "--workers", workers]
         self.process = process.Process("Poolkeeper", argv, f"{folder}/poolkeeper.log")
         self.pid = self.process.pid
-        process.wait_for(self.ready, "Poolkeeper to be ready", process=self.process, pause=0.005)
+        if ready:
+            process.wait_for(self.ready, "Poolkeeper to be ready", process=self.process, pause=0.005)
 
     def text(self, spec):
         name = name_of(spec["database"]["name"])

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import os
 import socket
+import ssl
 import struct
 
 
@@ -18,9 +19,9 @@ class ServerError(Exception):
 
 
 class Connection:
-    """One session. `host` is an address or, starting with /, the socket's folder."""
+    """One session. `host` is an address or, starting with /, the socket's folder; with `tls` it is encrypted, no certificate being checked."""
 
-    def __init__(self, host, port, user, database, password="", timeout=30.0, **parameters):
+    def __init__(self, host, port, user, database, password="", timeout=30.0, tls=False, **parameters):
         if host.startswith("/"):
             self.sock = socket.socket(socket.AF_UNIX)
             address = f"{host}/.s.PGSQL.{port}"
@@ -35,6 +36,8 @@ class Connection:
             self.sock.connect(address)
             if self.sock.family == socket.AF_INET:
                 self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if tls:
+                self._encrypt()
             self._log_in(user, database, password, parameters)
         except BaseException:
             self.sock.close()
@@ -57,7 +60,7 @@ class Connection:
             if tag == b"D":
                 rows.append(_row(body))
             elif tag == b"E":
-                error = ServerError(_fields(body))
+                error = ServerError(fields(body))
             elif tag == b"S":
                 self._parameter(body)
             elif tag == b"Z":
@@ -100,7 +103,7 @@ class Connection:
         while True:
             tag, body = self._message()
             if tag == b"E":
-                raise ServerError(_fields(body))
+                raise ServerError(fields(body))
             if tag == b"S":
                 self._parameter(body)
             elif tag == b"K":
@@ -124,6 +127,14 @@ class Connection:
                     scram.verify(body[4:])
                 elif kind != 0:
                     raise OSError(f"authentication method {kind} is not spoken here")
+
+    def _encrypt(self):
+        self.sock.sendall(struct.pack("!ii", 8, 80877103))
+        if self.sock.recv(1) != b"S":
+            raise OSError("the server does not speak TLS")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        self.sock = context.wrap_socket(self.sock)
 
     def _parameter(self, body):
         name, value = body.split(b"\0")[:2]
@@ -187,5 +198,6 @@ def _row(body):
     return row
 
 
-def _fields(body):
+def fields(body):
+    """Code → text, of an ErrorResponse or a NoticeResponse."""
     return {part[:1].decode(): part[1:].decode("utf-8", "replace") for part in body.split(b"\0") if part}

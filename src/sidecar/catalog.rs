@@ -11,7 +11,7 @@ mod offers;
 mod pace;
 mod state;
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ use super::backend::PgBackend;
 use super::database::Database;
 use super::status;
 use crate::api::resolve::Mode;
-use crate::pg::session::catalog::{Cure, Verdict, defines, reaches_far};
+use crate::pg::session::catalog::{Cure, Verdict, brings_code, defines};
 use crate::pool::Lease;
 
 /// Servers of an earlier target are gone after this time (they are replaced within 5 s).
@@ -35,12 +35,16 @@ const OLD_SERVERS: Duration = Duration::from_secs(6);
 const DOUBTFUL: Duration = Duration::from_secs(15);
 /// Names in the log; all that are kept stand in `/status`.
 const LOGGED: usize = 3;
+const UNKNOWN: u8 = 0;
+const SCRUB: u8 = 1;
+const CLOSE: u8 = 2;
 
 /// What is known of one database's catalog.
 #[derive(Debug, Default)]
 pub struct Catalog {
     state: State,
-    incurable: AtomicBool,
+    /// A [`Remedy`] as a number.
+    remedy: AtomicU8,
     prepares_nothing: AtomicBool,
     /// To be read without the lock: there is a statement in `disconnect`.
     disconnects: AtomicBool,
@@ -50,10 +54,22 @@ pub struct Catalog {
     offers: Offers,
 }
 
+/// What makes a session clean in which a client may have left anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// Not known: nothing was read yet, or a routine was defined since.
+    Unknown,
+    /// A scrub.
+    Scrub,
+    /// Nothing but its end: a routine can do what no scrub undoes.
+    Close,
+}
+
 /// The last reading.
 #[derive(Debug, Default)]
 struct Read {
     verdict: Arc<Verdict>,
+    cure: Cure,
     pulse: Option<Vec<u8>>,
     /// When the verdict was last found to hold.
     at: Option<Instant>,
@@ -83,10 +99,17 @@ impl Catalog {
         }
     }
 
-    /// Whether a routine can do to a session what no scrub undoes (setseed): whoever may have run it leaves a server that
-    /// is closed.
-    pub fn is_incurable(&self) -> bool {
-        self.incurable.load(Relaxed)
+    /// What becomes of a session in which a client may have left anything: a routine can do what no scrub undoes
+    /// (`setseed`). Somebody who has to know makes the catalog be read soon.
+    pub fn remedy(&self) -> Remedy {
+        match self.remedy.load(Relaxed) {
+            SCRUB => Remedy::Scrub,
+            CLOSE => Remedy::Close,
+            _ => {
+                self.wake.notify_one();
+                Remedy::Unknown
+            }
+        }
     }
 
     /// Whether a routine may prepare statements by SQL, as far as is known: a scrub deallocates them then.
@@ -117,6 +140,7 @@ impl Catalog {
         *read = Read { not_before: Some(Instant::now() + OLD_SERVERS), ..Read::default() };
         // While the lock is held: a reading of the old server can't be stored afterwards.
         self.state.defined();
+        self.remedy.store(UNKNOWN, Relaxed);
         drop(read);
         self.wake.notify_one();
     }
@@ -149,15 +173,15 @@ impl Catalog {
     }
 
     /// What asks for more is believed at once, also if something was defined meanwhile: it costs time, never a leak.
-    fn keep_cure(&self, cure: Cure, holds: bool) {
+    fn keep_cure(&self, cure: &Cure, holds: bool) {
         if holds || cure.incurable {
-            self.incurable.store(cure.incurable, Relaxed);
+            self.remedy.store(if cure.incurable { CLOSE } else { SCRUB }, Relaxed);
         }
         if holds || cure.prepares {
             self.prepares_nothing.store(!cure.prepares, Relaxed);
         }
         if holds || cure.disconnect.is_some() {
-            let disconnect = cure.disconnect.map(Arc::from);
+            let disconnect = cure.disconnect.as_deref().map(Arc::from);
             self.disconnects.store(disconnect.is_some(), Relaxed);
             *self.disconnect.lock().unwrap_or_else(PoisonError::into_inner) = disconnect;
         }
@@ -185,6 +209,10 @@ impl Catalog {
             }
             Found::Failed(reason) => {
                 self.doubt(&read);
+                // A server that nobody can look into is pooled all the same: what the last reading said holds on.
+                if self.remedy.load(Relaxed) == UNKNOWN {
+                    self.remedy.store(if read.cure.incurable { CLOSE } else { SCRUB }, Relaxed);
+                }
                 if read.failure.as_ref() != Some(&reason) {
                     tracing::warn!(database = alias, "the catalog can't be read: {reason}");
                 }
@@ -193,19 +221,20 @@ impl Catalog {
             }
             Found::Same => {
                 if self.state.publish(begun, *read.verdict == Verdict::Quiet) {
+                    self.keep_cure(&read.cure, true);
                     (read.at, read.failure) = (Some(Instant::now()), None);
                 }
                 Outcome::Answered(took)
             }
             Found::Read { verdict, cure, pulse } => {
                 let holds = self.state.publish(begun, verdict == Verdict::Quiet);
-                self.keep_cure(cure, holds);
+                self.keep_cure(&cure, holds);
                 if holds {
                     if *read.verdict != verdict {
                         report(alias, &verdict);
                     }
                     let (verdict, pulse) = (Arc::new(verdict), Some(pulse));
-                    *read = Read { verdict, pulse, at: Some(Instant::now()), took, ..Read::default() };
+                    *read = Read { verdict, cure, pulse, at: Some(Instant::now()), took, ..Read::default() };
                 }
                 Outcome::Answered(took)
             }
@@ -296,9 +325,9 @@ impl Witness {
         if !defines(tag) {
             return;
         }
-        if reaches_far(tag) {
-            // Until the catalog says how its connections are ended.
-            self.catalog.incurable.store(true, Relaxed);
+        if brings_code(tag) {
+            // Until the catalog says whether a scrub undoes what it does, and how connections to elsewhere are ended.
+            self.catalog.remedy.store(UNKNOWN, Relaxed);
         }
         if !std::mem::replace(&mut self.open, true) {
             self.catalog.state.opened();

@@ -183,13 +183,13 @@ fn sequence_values_are_this_sessions_or_an_error() {
         }
         a.works();
     }
-    // In one transaction it is right, or refused.
+    // In one transaction it is right, or refused, or (on a server that others have used, asked for the first time) not defined.
     let mut c = bed.client();
     c.rows("BEGIN");
     let next = c.value("SELECT nextval('s')");
     match c.query("SELECT currval('s')") {
         Ok(rows) => assert_eq!(rows[0][0], Some(next)),
-        Err(error) => assert_eq!(error.code, "0A000", "{error:?}"),
+        Err(error) => assert!(["55000", "0A000"].contains(&error.code.as_str()), "{error:?}"),
     }
 }
 

@@ -81,10 +81,43 @@ fn what_no_text_shows_reaches_nobody_else() {
     }
 }
 
+/// From the moment in which such a routine is there: before the catalog is read, and after.
+#[test]
+fn what_no_scrub_undoes_reaches_nobody_else() {
+    for state in ["Preserve", "Strict"] {
+        let bed = with(state, 1);
+        if bed::is_direct() {
+            return;
+        }
+        let (mut one, mut two) = (bed.client(), bed.client());
+        // Whose text names it is bound, and leaves a server that is closed.
+        bed.client().rows("CREATE FUNCTION sow() RETURNS void LANGUAGE sql AS $$SELECT setseed(0.5)$$");
+        for turn in 0..3 {
+            one.rows("SELECT sow()");
+            let sown = one.backend();
+            assert_ne!(two.backend(), sown, "{state}, {turn}");
+            let mut leaves = bed.client();
+            leaves.rows("BEGIN; SELECT sow()");
+            let sown = leaves.backend();
+            drop(leaves);
+            assert_ne!(two.backend(), sown, "{state}, {turn}: its client left in a transaction");
+            eventually("the catalog was read", || {
+                two.works();
+                bed.sidecar().is_some_and(|sidecar| sidecar.get("/status").1.contains("sow"))
+            });
+        }
+    }
+}
+
 #[test]
 fn strict_scrubs_at_every_change_of_client() {
     let bed = with("Strict", 1);
     let (mut one, mut two) = (bed.client(), bed.client());
+    // Before, it is not known whether a scrub undoes everything.
+    eventually("the catalog was read", || {
+        one.works();
+        bed::is_direct() || metric(&bed, "poolkeeper_catalog_quiet") == 1.0
+    });
     let before = metric(&bed, "poolkeeper_session_scrubs_total");
     for _ in 0..5 {
         one.works();

@@ -12,7 +12,7 @@ mod tag;
 
 use std::fmt::Write as _;
 
-pub use tag::{defines, reaches_far};
+pub use tag::{brings_code, defines};
 
 /// Names that a verdict keeps.
 pub const NAMES: usize = 20;
@@ -101,12 +101,12 @@ impl Judge {
 
     /// Looks at one row.
     pub fn hear(&mut self, row: Row<'_>) {
+        let text = row.detail.to_ascii_lowercase();
+        let has = |word: &[u8]| memchr::memmem::find(&text, word).is_some();
+        // In a body, or as what another object calls. Nothing but the end of the session undoes it.
+        self.cure.incurable |= has(b"setseed") || has(b"dblink_connect");
         match row.kind {
             b"body" => {
-                // Nothing but the end of the session undoes it.
-                let text = row.detail.to_ascii_lowercase();
-                let has = |word: &[u8]| memchr::memmem::find(&text, word).is_some();
-                self.cure.incurable |= has(b"setseed") || has(b"dblink_connect");
                 self.cure.prepares |= has(b"prepare") || has(b"execute");
                 if let Some(reason) = body::reason(row.detail) {
                     self.accuse("function", row.name, reason.as_bytes());
@@ -122,9 +122,16 @@ impl Judge {
                     self.accuse("extension", row.name, b"C functions that are not known");
                 }
             }
-            b"compiled" => self.accuse("function", row.name, &[b"language ", row.detail].concat()),
+            b"compiled" => {
+                // One of PostgreSQL's own under another name, which may be any of those that touch the session.
+                self.cure.incurable |= row.detail == b"internal";
+                self.accuse("function", row.name, &[b"language ", row.detail].concat());
+            }
             b"language" => self.accuse("function", row.name, &[b"language ", row.detail].concat()),
-            b"long" => self.accuse("function", row.name, b"too long to be read"),
+            b"long" => {
+                self.cure.incurable = true;
+                self.accuse("function", row.name, b"too long to be read");
+            }
             b"disconnect" => {
                 // Another alphabet may read otherwise in a client's encoding: closing such servers is always right.
                 let name = std::str::from_utf8(row.name).ok().filter(|name| name.is_ascii());
@@ -142,6 +149,7 @@ impl Judge {
 
     /// There was more than is read of one kind.
     pub fn too_many(&mut self) {
+        self.cure.incurable = true;
         self.accuse("catalog", b"", b"too large to be read");
     }
 

@@ -117,6 +117,11 @@ impl Proof {
         }
     }
 
+    /// Nobody may have it any more.
+    pub fn close(&mut self) {
+        self.state = State::Closing;
+    }
+
     /// Whether nobody may have it any more.
     pub fn is_closing(&self) -> bool {
         self.state == State::Closing

@@ -16,12 +16,16 @@ pub struct Session {
     pub ours: Prepared,
     /// The client whose sequence values alone it may still know; none if there may be others'.
     pub sequences_of: Option<i32>,
+    /// No client has had it yet.
+    pub untouched: bool,
     /// SQL of earlier clients may have prepared statements in it.
     pub sql_prepared: bool,
     /// Statements were prepared in it under a client's own names.
     pub named: bool,
     /// It is not known what statements it has: to be closed after its client.
     pub spoiled: bool,
+    /// The client that may have left in it what no scrub undoes: it is not known yet whether the database has such a thing.
+    pub doubtful: Option<i32>,
     /// Its `application_name`, if it is known.
     pub application: Option<Box<str>>,
     /// Custom settings that were set in it at any time.
@@ -37,9 +41,11 @@ impl Default for Session {
             proof: Proof::new(Carried::default()),
             ours: Prepared::default(),
             sequences_of: None,
+            untouched: true,
             sql_prepared: false,
             named: false,
             spoiled: false,
+            doubtful: None,
             application: None,
             customs: Customs::default(),
             found: Found::default(),

@@ -100,7 +100,8 @@ impl Pace {
             }
         }
         let wanted = *self.wanted.get_or_insert(now);
-        if !sight.idle && now < wanted + PATIENCE {
+        // The first reading is waited for by all.
+        if !sight.idle && self.answered.is_some() && now < wanted + PATIENCE {
             self.ended(Outcome::Busy, now);
             return Step::Wait(self.not_before);
         }
@@ -147,6 +148,9 @@ mod tests {
     fn it_waits_for_an_idle_server_but_not_for_ever() {
         let now = Instant::now();
         let mut pace = Pace::new(now);
+        assert_eq!(pace.step(sight(Known::Nothing, 1, false), now), Step::Look, "for the first time at once");
+        pace.ended(Outcome::Answered(Duration::ZERO), now);
+        let now = now + SHORT;
         let (mut at, mut pauses) = (now, Vec::new());
         while let Step::Wait(until) = pace.step(sight(Known::Nothing, 1, false), at) {
             pauses.push((until - at).as_millis());

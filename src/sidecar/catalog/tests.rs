@@ -93,3 +93,34 @@ fn quiet_grows_stale_and_the_first_to_ask_wakes_the_watch() {
     let mut woken = std::pin::pin!(catalog.wake.notified());
     assert!(woken.as_mut().enable());
 }
+
+#[test]
+fn what_a_scrub_undoes_is_known_from_a_reading_until_a_routine_is_defined() {
+    let catalog = Arc::new(Catalog::default());
+    let found = |incurable| Found::Read {
+        verdict: Verdict::Quiet,
+        cure: Cure { incurable, ..Cure::default() },
+        pulse: b"1".to_vec(),
+    };
+    assert_eq!(catalog.remedy(), Remedy::Unknown);
+    catalog.keep("x", catalog.state.begin(), found(false), Duration::ZERO);
+    assert_eq!(catalog.remedy(), Remedy::Scrub);
+    let before = catalog.state.begin();
+    let mut witness = Witness::new(Arc::clone(&catalog));
+    witness.completed(b"CREATE TABLE\0");
+    witness.ended();
+    assert_eq!(catalog.remedy(), Remedy::Scrub);
+    witness.completed(b"CREATE FUNCTION\0");
+    assert_eq!(catalog.remedy(), Remedy::Unknown);
+    witness.ended();
+    catalog.keep("x", before, found(false), Duration::ZERO);
+    assert_eq!(catalog.remedy(), Remedy::Unknown, "that one began before");
+    catalog.keep("x", catalog.state.begin(), Found::Same, Duration::ZERO);
+    assert_eq!(catalog.remedy(), Remedy::Scrub, "it was taken back");
+    catalog.keep("x", before, found(true), Duration::ZERO);
+    assert_eq!(catalog.remedy(), Remedy::Close, "what asks for more is believed at once");
+    catalog.forget();
+    assert_eq!(catalog.remedy(), Remedy::Unknown);
+    catalog.keep("x", catalog.state.begin(), Found::Failed("no right".into()), Duration::ZERO);
+    assert_eq!(catalog.remedy(), Remedy::Scrub, "what cannot be read is pooled all the same");
+}

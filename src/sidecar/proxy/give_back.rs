@@ -5,14 +5,47 @@ use std::time::{Duration, Instant};
 
 use super::relay::End;
 use crate::api::resolve::{Mode, Reset};
+use crate::pg::session::proof::Use;
 use crate::pg::session::rule::{self, Rule};
 use crate::pg::session::scan::Pin;
+use crate::pg::session::server::Session;
 use crate::pool::{CloseReason, Lease};
 use crate::sidecar::backend::{PgBackend, PgConn};
+use crate::sidecar::catalog::Remedy;
 use crate::sidecar::database::{Database, Settings};
 
 /// How long a cancel request may keep a server from being lent.
 const CANCELS: Duration = Duration::from_secs(10);
+
+/// How far a transaction of `client` touched a session whose database may hold what no scrub undoes.
+pub fn doubted(database: &Database, session: &mut Session, client: i32, used: Use) -> Use {
+    if session.spoiled {
+        return Use::Incurable;
+    }
+    if used != Use::Unproven || rule::off(Rule::Incurable) {
+        return used;
+    }
+    match database.catalog.remedy() {
+        Remedy::Scrub => used,
+        Remedy::Close => Use::Incurable,
+        Remedy::Unknown => {
+            session.doubtful = Some(client);
+            used
+        }
+    }
+}
+
+/// Whether this client may have it: what another may have left there is known to be undone by a scrub.
+pub fn is_fit(database: &Database, session: &mut Session, client: i32) -> bool {
+    if session.doubtful.is_none_or(|of| of == client) {
+        return true;
+    }
+    let fit = database.catalog.remedy() == Remedy::Scrub;
+    if fit {
+        session.doubtful = None;
+    }
+    fit
+}
 
 /// The server is free and clean: the path of a query.
 pub fn free(database: &Arc<Database>, lease: Lease<PgBackend>, now: Instant) {
@@ -42,7 +75,7 @@ pub fn probed(lease: Lease<PgBackend>) {
 pub fn after(
     database: &Arc<Database>,
     settings: &Settings,
-    lease: Lease<PgBackend>,
+    mut lease: Lease<PgBackend>,
     end: &End,
     mode: Mode,
     pin: Option<Pin>,
@@ -57,12 +90,14 @@ pub fn after(
         End::Unready(_) | End::Another => return lease.discard(CloseReason::Hygiene),
         End::Free | End::Left | End::Fatal(..) => {}
     }
+    if lease.session.proof.is_closing() || lease.session.spoiled {
+        return lease.discard(CloseReason::Hygiene);
+    }
     let Some(undo) = undo(&lease, settings.policy.reset_on_return, mode, pin) else {
         let reason =
             if pin.is_some_and(|pin| !pin.is_discardable()) { CloseReason::Hygiene } else { CloseReason::Abandoned };
         return lease.discard(reason);
     };
-    let mut lease = lease;
     lease.session.sql_prepared = true;
     let database = Arc::clone(database);
     tokio::spawn(async move { settle(&database, lease, undo).await });

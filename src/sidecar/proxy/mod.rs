@@ -39,7 +39,6 @@ use crate::pg::error::SqlState;
 use crate::pg::message::{self, Severity};
 use crate::pg::session::mine::Care;
 use crate::pg::session::proof::Use;
-use crate::pg::session::rule::{self, Rule};
 use crate::pg::startup::StartupSet;
 use crate::pool::{Backend, CloseReason, Lease};
 
@@ -203,10 +202,15 @@ impl Serving {
         self.client.shared.set_activity(Activity::Active);
         lease.cache.set_limit(self.settings.policy.prepared_statements as usize);
         let pid = self.client.shared.pid;
-        if lease.session.sequences_of != Some(pid) {
-            // Whoever had it before may have left values there, but for a server that nobody had.
-            lease.session.sequences_of = lease.was_opened_now().then_some(pid);
+        if !give_back::is_fit(&self.database, &mut lease.session, pid) {
+            lease.discard(CloseReason::Hygiene);
+            return Some(lent);
         }
+        if lease.session.sequences_of != Some(pid) {
+            // Whoever had it before may have left values there.
+            lease.session.sequences_of = lease.session.untouched.then_some(pid);
+        }
+        lease.session.untouched = false;
         self.tell_news(&mut lease);
         let (end, ended) = self.relay(&mut lease, lent, None).await;
         // From here on a cancel request of this client must not reach the server.
@@ -221,11 +225,8 @@ impl Serving {
             }
             lease.input.rest();
             let mine = &mut self.client.ingress.mine;
-            let catalog = &self.database.catalog;
-            let mut used = mine.used(self.care, catalog.is_quiet());
-            if used == Use::Unproven && catalog.is_incurable() && !rule::off(Rule::Incurable) || lease.session.spoiled {
-                used = Use::Incurable;
-            }
+            let used = mine.used(self.care, self.database.catalog.is_quiet());
+            let used = give_back::doubted(&self.database, &mut lease.session, pid, used);
             self.last =
                 (used != Use::Harmless || !mine.label.is_plain()).then(|| NonZeroU64::new(lease.id())).flatten();
             lease.session.proof.left(pid, &mine.label, used);
@@ -344,8 +345,14 @@ impl Serving {
                 self.client.say_error(Severity::Fatal, SqlState::CONNECTION_FAILURE, &text);
             }
         }
-        let pin = self.client.ingress.mine.pin();
-        give_back::after(&self.database, &self.settings, lease, &end, self.mode, pin);
+        let mine = &mut self.client.ingress.mine;
+        let used = mine.used(self.care, self.database.catalog.is_quiet());
+        if self.mode != Mode::Session
+            && give_back::doubted(&self.database, &mut lease.session, self.client.shared.pid, used) == Use::Incurable
+        {
+            lease.session.proof.close();
+        }
+        give_back::after(&self.database, &self.settings, lease, &end, self.mode, mine.pin());
         if !matches!(end, End::Left) {
             self.stats().own_errors.inc();
             self.say_last().await;

@@ -25,14 +25,24 @@ pub fn defines(tag: &[u8]) -> bool {
     }
 }
 
-/// Whether a CommandComplete tag is one of statements after which the database may keep connections to other servers.
-pub fn reaches_far(tag: &[u8]) -> bool {
+/// Whether a CommandComplete tag is one of statements that may bring code into the database, or a way to other servers: what
+/// a scrub undoes has to be found out anew. (Tables and views count from the next reading on: they are often temporary.)
+pub fn brings_code(tag: &[u8]) -> bool {
+    let what = tag.strip_prefix(b"CREATE ").or_else(|| tag.strip_prefix(b"ALTER ")).unwrap_or_default();
     matches!(
-        tag,
-        b"CREATE EXTENSION"
-            | b"ALTER EXTENSION"
-            | b"CREATE SERVER"
-            | b"CREATE FOREIGN TABLE"
-            | b"IMPORT FOREIGN SCHEMA"
-    )
+        what,
+        b"FUNCTION"
+            | b"PROCEDURE"
+            | b"AGGREGATE"
+            | b"OPERATOR"
+            | b"CAST"
+            | b"RULE"
+            | b"POLICY"
+            | b"DOMAIN"
+            | b"EVENT TRIGGER"
+            | b"EXTENSION"
+            | b"SERVER"
+            | b"FOREIGN TABLE"
+    ) || tag == b"IMPORT FOREIGN SCHEMA"
+        || tag == b"COMMIT PREPARED"
 }

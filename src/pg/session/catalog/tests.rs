@@ -170,3 +170,31 @@ fn definitions_are_known_by_their_tags() {
         assert!(defines(tag.as_bytes()), "{tag}");
     }
 }
+
+#[test]
+fn what_no_scrub_undoes_is_found_wherever_it_is_called() {
+    let incurable = |row| {
+        let mut judge = Judge::default();
+        judge.hear(row);
+        judge.cure().incurable
+    };
+    assert!(incurable(row("body", "public.f", "BEGIN PERFORM SetSeed(0.5); END")));
+    assert!(incurable(row("view", "public.v", "setseed")));
+    assert!(incurable(row("function", "public.atomic", "setseed")));
+    assert!(incurable(row("compiled", "public.h", "internal")));
+    assert!(incurable(row("long", "public.j", "")));
+    assert!(!incurable(row("body", "public.f", "SELECT set_config('a.b', 'c', false)")));
+    let mut judge = Judge::default();
+    judge.too_many();
+    assert!(judge.cure().incurable);
+}
+
+#[test]
+fn what_brings_code_is_told_by_its_tag() {
+    for tag in ["CREATE FUNCTION", "CREATE PROCEDURE", "ALTER EXTENSION", "CREATE CAST", "IMPORT FOREIGN SCHEMA"] {
+        assert!(brings_code(tag.as_bytes()) && defines(tag.as_bytes()), "{tag}");
+    }
+    for tag in ["CREATE TABLE", "CREATE INDEX", "CREATE TABLE AS", "DROP FUNCTION", "GRANT", "DO"] {
+        assert!(!brings_code(tag.as_bytes()), "{tag}");
+    }
+}
