@@ -6,6 +6,7 @@ use poolkeeper::pg::message;
 use poolkeeper::pg::session::mine::Care;
 use poolkeeper::pg::session::prepared::{Cache, Names, Registry};
 use poolkeeper::pg::session::server::{Parameters, Session};
+use poolkeeper::sidecar::catalog::Catalog;
 use poolkeeper::sidecar::proxy::buffer::{Buffer, LARGE, Outgoing, SMALL};
 use poolkeeper::sidecar::proxy::egress::{Egress, Seen, Sides};
 use poolkeeper::sidecar::proxy::ingress::{Ingress, Rules, Server, Stop, Taken, Turn};
@@ -31,6 +32,7 @@ pub struct Pair {
     parameters: Parameters,
     entered: bool,
     from_server: Buffer,
+    catalog: Catalog,
 }
 
 impl Pair {
@@ -54,6 +56,7 @@ impl Pair {
             parameters: Parameters::default(),
             entered: false,
             from_server: Buffer::default(),
+            catalog: Catalog::default(),
         }
     }
 
@@ -92,7 +95,7 @@ impl Pair {
             max_buffered: self.max_buffered,
             application: self.application,
             prepares: false,
-            disconnect: None,
+            catalog: &self.catalog,
             client: 7,
             statements: &self.registry,
             stats: &self.stats,

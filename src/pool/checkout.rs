@@ -171,7 +171,7 @@ pub struct Lease<B: Backend> {
     conn: Option<B::Conn>,
     serial: u64,
     fresh: bool,
-    /// The waker left with the pool by `poll_end`, so that polling again costs no lock.
+    /// The waker left with the pool by [`Ending::poll`], so that polling again costs no lock.
     end_waker: Option<Waker>,
 }
 
@@ -215,29 +215,10 @@ impl<B: Backend> Lease<B> {
         self.serial
     }
 
-    /// Ready once the shrink deadline has come and this client is to go if it is idle in a transaction:
-    /// ask [`Lease::claim_end`] then. The task is woken when that happens. Costs a lock once per lease and task.
-    pub fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.shared.ending.load(Ordering::Acquire) {
-            return Poll::Ready(());
-        }
-        if self.end_waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            return Poll::Pending;
-        }
-        let mut state = self.shared.lock();
-        // It changes under the lock only.
-        if self.shared.ending.load(Ordering::Acquire) {
-            return Poll::Ready(());
-        }
-        state.wake_at_end(self.id, cx.waker());
-        self.end_waker = Some(cx.waker().clone());
-        Poll::Pending
-    }
-
-    /// Whether this connection is still one too many, so that its client is to be ended. Says yes once, and to
-    /// no more clients than there are connections above the limit; whoever gets a yes must give it back.
-    pub fn claim_end(&self) -> bool {
-        self.shared.claim_end(self.id)
+    /// The connection, and beside it what tells when it is to be given back: for who looks at both often.
+    pub fn split(&mut self) -> (&mut B::Conn, Ending<'_, B>) {
+        let Some(conn) = &mut self.conn else { unreachable!("a lease has its connection until it ends") };
+        (conn, Ending { shared: &self.shared, id: self.id, waker: &mut self.end_waker })
     }
 
     fn end(&mut self, event: Event<B::Key>, now: Instant) {
@@ -247,6 +228,46 @@ impl<B: Backend> Lease<B> {
         let after = state.on(&self.shared, event, now);
         drop(state);
         after.carry_out(&self.shared);
+    }
+}
+
+/// Tells whoever has a [`Lease`] when to give it back.
+pub struct Ending<'a, B: Backend> {
+    shared: &'a Shared<B>,
+    id: ConnId,
+    waker: &'a mut Option<Waker>,
+}
+
+impl<B: Backend> Ending<'_, B> {
+    /// Ready once the shrink deadline has come and this client is to go if it is idle in a transaction:
+    /// ask [`Ending::claim`] then. The task is woken when that happens. Costs a lock once per lease and task.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.shared.ending.load(Ordering::Acquire) {
+            return Poll::Ready(());
+        }
+        if self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            return Poll::Pending;
+        }
+        let mut state = self.shared.lock();
+        // It changes under the lock only.
+        if self.shared.ending.load(Ordering::Acquire) {
+            return Poll::Ready(());
+        }
+        state.wake_at_end(self.id, cx.waker());
+        *self.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Whether this connection is still one too many, so that its client is to be ended. Says yes once, and to
+    /// no more clients than there are connections above the limit; whoever gets a yes must give it back.
+    pub fn claim(&self) -> bool {
+        self.shared.claim_end(self.id)
+    }
+}
+
+impl<B: Backend> fmt::Debug for Ending<'_, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ending").field("id", &self.id).finish_non_exhaustive()
     }
 }
 

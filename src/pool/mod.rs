@@ -27,7 +27,7 @@ pub mod stats;
 mod tasks;
 
 pub use backend::{Backend, CloseOutcome, PingError};
-pub use checkout::{Checkout, CheckoutError, Lease};
+pub use checkout::{Checkout, CheckoutError, Ending, Lease};
 pub use config::{Config, ConfigError, Order, Settings};
 pub use engine::Replace;
 pub use handle::Pool;

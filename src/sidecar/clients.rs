@@ -198,9 +198,14 @@ impl Registered {
     #[inline]
     pub fn register(&mut self, waker: &Waker) {
         if !self.is_registered(waker) {
-            self.waker = Some(waker.clone());
-            *lock(&self.client.waker) = Some(waker.clone());
+            self.register_another(waker);
         }
+    }
+
+    #[cold]
+    fn register_another(&mut self, waker: &Waker) {
+        self.waker = Some(waker.clone());
+        *lock(&self.client.waker) = Some(waker.clone());
     }
 }
 

@@ -22,6 +22,7 @@ impl Exchange {
     ///
     /// # Errors
     /// If nobody can have asked for this message.
+    #[inline]
     pub fn on_server(
         &mut self,
         tag: u8,
@@ -83,6 +84,7 @@ impl Exchange {
     }
 
     /// The answer to a message of a batch of our own.
+    #[cold]
     fn on_ours(
         &mut self,
         tag: u8,
@@ -148,6 +150,7 @@ impl Exchange {
         }
     }
 
+    #[inline]
     fn answered(&mut self, names: &mut Names, cache: &mut Cache) -> Verdict {
         let Some(owed) = self.owed.pop_front() else { return Verdict::Forward };
         let preface = owed.also.purpose == Some(Purpose::Preface);

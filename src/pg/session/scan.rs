@@ -48,15 +48,20 @@ const WORDS: [&str; 25] = [
     "set_limit",
 ];
 
+/// Looks at what a Parse has after the name: a text up to a zero byte, then the types of its parameters.
+pub fn scan_parse(tail: &[u8]) -> Scan {
+    scan(memchr::memchr(0, tail).map_or(tail, |end| &tail[..end]))
+}
+
 /// Looks at a text in one pass.
 pub fn scan(text: &[u8]) -> Scan {
     static SEARCH: LazyLock<Option<AhoCorasick>> = LazyLock::new(|| {
         AhoCorasick::builder().ascii_case_insensitive(true).match_kind(MatchKind::LeftmostLongest).build(WORDS).ok()
     });
-    // What follows the text in a Parse are the types of its parameters.
-    let text = memchr::memchr(0, text).map_or(text, |end| &text[..end]);
-    let mut scan = Scan { constant: true, ..Scan::default() };
-    statement(text, &mut scan);
+    let mut scan = Scan::default();
+    let first = first_word(text);
+    statement(first, &mut scan);
+    scan.constant = !selects_more(first) && is_constant(text);
     if !filter::may_have_words(text) {
         return scan;
     }
@@ -67,7 +72,7 @@ pub fn scan(text: &[u8]) -> Scan {
     for found in search.find_iter(text) {
         let (before, after) = (&text[..found.start()], &text[found.end()..]);
         match WORDS[found.pattern().as_usize()] {
-            ";" => statement(after, &mut scan),
+            ";" => statement(first_word(after), &mut scan),
             "set_config" => {
                 scan.ask(Asks::SETTINGS);
                 scan.set_config = true;
@@ -110,10 +115,7 @@ pub fn scan(text: &[u8]) -> Scan {
             "pg_temp" | "pg_settings" => scan.touches = true,
             _ => {}
         }
-        scan.constant = false;
     }
-    // The semicolons alone say nothing: what stands between them has been looked at.
-    scan.constant = is_constant(text);
     scan
 }
 
@@ -139,20 +141,18 @@ pub fn tag(tag: &[u8], text_sets: bool) -> Tag {
     }
 }
 
-/// Looks at the first words of one statement.
-fn statement(text: &[u8], scan: &mut Scan) {
-    let (word, rest) = first_word(text);
-    scan.constant = scan.constant && is_constant(text);
+/// Looks at the first word of one statement, and at what follows it.
+fn statement((word, rest): (&[u8], &[u8]), scan: &mut Scan) {
     let next = || first_word(rest).0;
     let is = |word: &[u8], other: &str| word.eq_ignore_ascii_case(other.as_bytes());
     match word.len() {
         2 if is(word, "do") => {
             scan.touches = true;
             scan.calls = true;
-            if contains_word(text, b"set") || contains_word(text, b"reset") {
+            if contains_word(rest, b"set") || contains_word(rest, b"reset") {
                 scan.ask(Asks::SETTINGS);
             }
-            if contains_word(text, b"listen") || contains_word(text, b"unlisten") {
+            if contains_word(rest, b"listen") || contains_word(rest, b"unlisten") {
                 scan.ask(Asks::LISTEN);
             }
         }
@@ -177,7 +177,7 @@ fn statement(text: &[u8], scan: &mut Scan) {
             scan.prepares = true;
             scan.ask(Asks::PREPARED);
         }
-        7 if is(word, "declare") && contains_word(text, b"hold") => scan.ask(Asks::CURSORS),
+        7 if is(word, "declare") && contains_word(rest, b"hold") => scan.ask(Asks::CURSORS),
         7 if is(word, "discard") => {
             scan.touches = true;
             scan.frees = Asks::ALL;
@@ -227,6 +227,18 @@ fn set(rest: &[u8], scan: &mut Scan) {
     }
 }
 
+/// Whether a statement selects something that is no constant, as nearly every text does: known by one letter of it.
+fn selects_more((word, rest): (&[u8], &[u8])) -> bool {
+    let selects = <[u8; 6]>::try_from(word).is_ok_and(|word| word.map(|letter| letter | 0x20) == *b"select");
+    let next = rest.trim_ascii_start().first();
+    selects && next.is_some_and(|byte| *byte != b';' && !is_of_constants(*byte))
+}
+
+/// What a SELECT of constants is made of.
+fn is_of_constants(byte: u8) -> bool {
+    byte.is_ascii_digit() || b" \t\r\n,.".contains(&byte)
+}
+
 /// Only BEGIN, COMMIT, ROLLBACK, SHOW and SELECT of constants, and what goes with a transaction.
 fn is_constant(text: &[u8]) -> bool {
     let mut start = 0;
@@ -245,11 +257,12 @@ fn is_one_constant(text: &[u8]) -> bool {
     let (word, rest) = first_word(text);
     let is = |other: &str| word.eq_ignore_ascii_case(other.as_bytes());
     match word.len() {
-        0 => after_space(rest).is_empty(),
+        // Not a comment: what ends it lies behind the semicolon, and what this does behind that.
+        0 => text.trim_ascii_start().is_empty(),
         3 => is("end"),
         4 => is("show"),
         5 => is("begin") || is("start") || is("abort"),
-        6 if is("select") => rest.iter().all(|byte| byte.is_ascii_digit() || b" \t\r\n,.".contains(byte)),
+        6 if is("select") => rest.iter().copied().all(is_of_constants),
         6 => is("commit") && !first_word(rest).0.eq_ignore_ascii_case(b"prepared"),
         7 => is("release"),
         8 => is("rollback") && !first_word(rest).0.eq_ignore_ascii_case(b"prepared"),

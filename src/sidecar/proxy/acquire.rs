@@ -36,18 +36,20 @@ pub(super) enum Acquired {
 }
 
 impl Serving {
-    /// Waits for a server; meanwhile the client may leave, cancel, or be ended.
-    pub(super) async fn acquire(&mut self) -> Acquired {
+    /// A server, if one is there: the path of a query.
+    pub(super) fn acquire_now(&mut self, asked: Instant) -> Option<Lease<PgBackend>> {
         if self.settings.version != self.database.version() {
             self.settings = self.database.settings();
         }
         // One that came between the last wait and its lease was for what is over.
         self.client.shared.clear(signal::CANCEL);
-        let asked = Instant::now();
-        if let Some(lease) = self.database.pool.checkout_again(&self.set, self.last.map(NonZeroU64::get), asked) {
-            self.stats().acquire.observe(Duration::ZERO);
-            return Acquired::Lease(lease, asked);
-        }
+        let lease = self.database.pool.checkout_again(&self.set, self.last.map(NonZeroU64::get), asked)?;
+        self.stats().acquire.observe(Duration::ZERO);
+        Some(lease)
+    }
+
+    /// Waits for a server; meanwhile the client may leave, cancel, or be ended.
+    pub(super) async fn acquire(&mut self, asked: Instant) -> Acquired {
         match self.wait(asked).await {
             Waited::Done(Ok(lease)) => {
                 // Nobody waits for the clock who did not wait for a server.

@@ -31,7 +31,7 @@ impl Relay<'_> {
             stats.targeted_audits.inc()
         }
         let (questions, names) = mine.questions(self.database.catalog.is_quiet());
-        let conn = &mut **self.server;
+        let conn = &mut *self.server;
         conn.session.found = Default::default();
         let (session, exchange) = (&mut conn.session, &mut conn.exchange);
         let mut sent = Ok(());
@@ -83,7 +83,7 @@ impl Relay<'_> {
         if self.client.bound.is_some() {
             return Ok(());
         }
-        let limit = self.most_bound;
+        let limit = self.policy.most_bound().unwrap_or(u32::MAX);
         let Some(bound) = Bound::one_more(&self.database.bound, limit) else { return Err(too_many(pin, limit)) };
         self.client.bound = Some(bound);
         self.client.shared.set_pinned(Some(pin));

@@ -187,9 +187,16 @@ impl Outgoing {
     }
 
     /// Adds a range of what was read.
+    #[inline]
     pub fn read(&mut self, buffer: &Buffer, range: Range<usize>) {
         match self.segments.last_mut() {
             Some(Segment::Read(last)) if last.end == range.start => last.end = range.end,
+            _ => self.begin_read(buffer, range),
+        }
+    }
+
+    fn begin_read(&mut self, buffer: &Buffer, range: Range<usize>) {
+        match self.segments.last_mut() {
             Some(Segment::Made(last)) if range.len() < COPIED => {
                 self.made.extend_from_slice(buffer.range(range));
                 last.end = self.made.len();
@@ -269,6 +276,9 @@ impl Outgoing {
     /// Everything that is not written yet, copied; nothing is left.
     pub fn take(&mut self, buffer: &Buffer) -> Vec<u8> {
         let mut all = Vec::new();
+        if self.is_empty() {
+            return all;
+        }
         for segment in self.segments.drain(std::mem::take(&mut self.gone)..) {
             all.extend_from_slice(match &segment {
                 Segment::Read(range) => buffer.range(range.clone()),

@@ -135,47 +135,31 @@ impl Egress {
                     None => break,
                 },
             };
-            let failed = if header.tag == b'E' { failed(sides) } else { None };
-            let refused = header.tag == b'E' && sides.exchange.is_refused();
-            let verdict = sides.exchange.on_server(header.tag, body, sides.names, sides.cache)?;
-            match verdict {
-                Verdict::Forward | Verdict::Swallow | Verdict::Parameter => {}
-                Verdict::Row => sides.session.found.row(body),
-                Verdict::PrefaceFailed => {
-                    let why = ErrorFields::parse(body).map(|fields| format!("{} ({})", fields.message, fields.code));
-                    self.unready = Some(why.unwrap_or_default());
-                    return Ok(seen);
-                }
-            }
-            let mut forward = match verdict {
-                // What its server began with is nobody's name: the client's own is set again before its next message.
-                Verdict::Forward if header.tag == b'S' && is_nameless(body) => sides.ingress.mine.may_be_nameless(),
-                Verdict::Parameter => {
-                    note_parameter(body, sides);
-                    false
-                }
-                verdict => verdict == Verdict::Forward,
-            };
             let n = total.min(rest.len());
+            let (noted, forward) = if header.tag == b'E' {
+                let Some(said) = self.error(body, n == total, sides)? else { return Ok(seen) };
+                said
+            } else {
+                let forward = match sides.exchange.on_server(header.tag, body, sides.names, sides.cache)? {
+                    // What its server began with is nobody's name: the client's own is set again before its next message.
+                    Verdict::Forward if header.tag == b'S' && is_nameless(body) => sides.ingress.mine.may_be_nameless(),
+                    Verdict::Forward => true,
+                    Verdict::Swallow | Verdict::PrefaceFailed => false,
+                    Verdict::Row => {
+                        sides.session.found.row(body);
+                        false
+                    }
+                    Verdict::Parameter => {
+                        note_parameter(body, sides);
+                        false
+                    }
+                };
+                (forward, forward)
+            };
             if sides.single && header.tag == b'Z' && body != b"I" {
                 self.take(n, false, input, sides.out);
                 seen.refused = true;
                 return Ok(seen);
-            }
-            let noted = forward;
-            if let Some(Failed { statement, from, to }) = failed {
-                note_failed(statement, body, sides);
-                if n == total && is_of_other_columns(body) {
-                    say_changed(sides.out);
-                    forward = false;
-                } else if n == total && memchr::memmem::find(body, &from).is_some() {
-                    renamed(body, &from, &to, sides.out);
-                    forward = false;
-                }
-            }
-            if forward && refused && is_syntax_error(body) {
-                say_refused(sides.out);
-                forward = false;
             }
             self.pass = total - n;
             self.forward = forward;
@@ -206,6 +190,38 @@ impl Egress {
         n > 0
     }
 
+    /// Holds an error against what is owed. Says whether it is one for the client, and whether it goes there as it is;
+    /// nothing if the session could not be made the client's. `whole`: all of it is there.
+    #[cold]
+    fn error(&mut self, body: &[u8], whole: bool, sides: &mut Sides<'_>) -> Result<Option<(bool, bool)>, OutOfStep> {
+        let failed = failed(sides);
+        let refused = sides.exchange.is_refused();
+        let verdict = sides.exchange.on_server(b'E', body, sides.names, sides.cache)?;
+        if verdict == Verdict::PrefaceFailed {
+            let why = ErrorFields::parse(body).map(|fields| format!("{} ({})", fields.message, fields.code));
+            self.unready = Some(why.unwrap_or_default());
+            return Ok(None);
+        }
+        let noted = verdict == Verdict::Forward;
+        let mut forward = noted;
+        if let Some(Failed { statement, from, to }) = failed {
+            note_failed(statement, body, sides);
+            if whole && is_of_other_columns(body) {
+                say_changed(sides.out);
+                forward = false;
+            } else if whole && memchr::memmem::find(body, &from).is_some() {
+                renamed(body, &from, &to, sides.out);
+                forward = false;
+            }
+        }
+        if forward && refused && is_syntax_error(body) {
+            say_refused(sides.out);
+            forward = false;
+        }
+        Ok(Some((noted, forward)))
+    }
+
+    #[cold]
     fn own(&mut self, sides: &mut Sides<'_>) {
         let (exchange, names) = (&mut *sides.exchange, &mut *sides.names);
         sides.out.make(|out| exchange.take_own(out, names));

@@ -9,8 +9,6 @@ mod taken;
 
 pub use taken::Taken;
 
-use std::sync::Arc;
-
 use super::buffer::Outgoing;
 use crate::api::resolve::Mode;
 use crate::pg::error::SqlState;
@@ -23,6 +21,7 @@ use crate::pg::session::rule::{self, Rule};
 use crate::pg::session::scan::{self, Asks, Pin, Scan};
 use crate::pg::session::server::Session;
 use crate::pg::session::touched::Touched;
+use crate::sidecar::catalog::Catalog;
 use crate::sidecar::stats::Worker;
 
 /// What stands between one client's bytes and its server.
@@ -69,8 +68,8 @@ pub struct Rules<'a> {
     pub application: Option<&'a str>,
     /// Routines of the database can prepare statements by SQL.
     pub prepares: bool,
-    /// The statement that ends the connections that `postgres_fdw` keeps, where that extension is.
-    pub disconnect: Option<Arc<str>>,
+    /// Knows what else a scrub has to end.
+    pub catalog: &'a Catalog,
     /// The client's number.
     pub client: i32,
     /// All statements of the database.
@@ -322,7 +321,8 @@ impl Ingress {
 
     fn query(&mut self, total: usize, turn: &mut Turn<'_>) -> Result<(), Stop> {
         if let Some(whole) = turn.input.rest().get(..total) {
-            let text = &whole[HEADER..];
+            // Without the zero byte at its end: a text with another one in it is refused by the server.
+            let text = whole[HEADER..].split_last().map_or(&[][..], |(_, text)| text);
             let scan = scan::scan(text);
             if is_refused(scan, turn.rules) {
                 turn.server.out.make(|out| message::query(out, NOT_SENT));

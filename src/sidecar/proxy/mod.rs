@@ -153,7 +153,12 @@ impl Serving {
                 wants => return Box::pin(self.part(wants)).await,
             }
             self.client.shared.set_idle(None);
-            now = match self.acquire().await {
+            let asked = Instant::now();
+            let acquired = match self.acquire_now(asked) {
+                Some(lease) => Acquired::Lease(lease, asked),
+                None => self.acquire(asked).await,
+            };
+            now = match acquired {
                 Acquired::Lease(lease, lent) => match self.hold(lease, lent).await {
                     Some(ended) => ended,
                     None => return,
@@ -276,14 +281,18 @@ impl Serving {
             max_buffered: policy.listen.max_buffered,
             application: self.application.as_deref(),
             prepares: self.database.catalog.prepares(),
-            disconnect: self.database.catalog.disconnect(),
+            catalog: &self.database.catalog,
             client: self.client.shared.pid,
             statements: &self.database.statements,
             stats: elsewhere.unwrap_or(&self.database.workers[self.worker.number]),
         };
+        let fresh = lease.was_opened_now();
+        let (server, ending) = lease.split();
         let mut relay = Relay {
             client: &mut self.client,
-            server: lease,
+            server,
+            ending,
+            fresh,
             rules,
             database: &self.database,
             registered: &self.worker.registered,
@@ -296,7 +305,7 @@ impl Serving {
             entered: false,
             auditing: false,
             tries: 0,
-            most_bound: policy.most_bound().unwrap_or(u32::MAX),
+            policy,
             stuck: 0,
             held: false,
             unready: false,

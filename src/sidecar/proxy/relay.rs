@@ -14,11 +14,11 @@ use std::time::Instant;
 use super::buffer::{Buffer, Outgoing};
 use super::client::Client;
 use super::ingress::Rules;
-use crate::api::resolve::Mode;
+use crate::api::resolve::{Mode, Resolved};
 use crate::pg::error::SqlState;
 use crate::pg::exchange::OutOfStep;
 use crate::pg::stream::Stream;
-use crate::pool::Lease;
+use crate::pool::Ending;
 use crate::sidecar::backend::{PgBackend, PgConn};
 use crate::sidecar::clients::{Activity, signal};
 use crate::sidecar::database::{Database, Registered};
@@ -52,7 +52,11 @@ pub struct Relay<'a> {
     /// The client.
     pub client: &'a mut Client,
     /// Its server.
-    pub server: &'a mut Lease<PgBackend>,
+    pub server: &'a mut PgConn,
+    /// When the pool wants that back.
+    pub ending: Ending<'a, PgBackend>,
+    /// It was opened for this client.
+    pub fresh: bool,
     /// What its messages are held against.
     pub rules: Rules<'a>,
     /// Where both belong.
@@ -73,8 +77,8 @@ pub struct Relay<'a> {
     pub auditing: bool,
     /// How often it was tried.
     pub tries: u32,
-    /// How many clients may be bound to a server at once.
-    pub most_bound: u32,
+    /// What holds for the client.
+    pub policy: &'a Resolved,
     /// Something was taken from the client since it got this server.
     pub used: bool,
     /// The task was woken, and the server has not been looked at since.
@@ -149,7 +153,7 @@ impl Relay<'_> {
 
     /// Whether the server has done all that it was asked for, and nothing keeps it with this client.
     fn is_done(&self) -> bool {
-        let conn: &PgConn = self.server;
+        let conn = &*self.server;
         self.used
             && conn.exchange.is_free()
             && conn.to_server.is_empty()
@@ -177,7 +181,7 @@ impl Relay<'_> {
             let text = "terminating connection: idle for longer than listen.idleTimeout".into();
             return Some(End::Fatal(SqlState::IDLE_SESSION_TIMEOUT, text));
         }
-        if self.server.exchange.is_quiet() && self.server.poll_end(cx).is_ready() && self.server.claim_end() {
+        if self.server.exchange.is_quiet() && self.ending.poll(cx).is_ready() && self.ending.claim() {
             return gone(
                 "terminating connection: the pool was made smaller and this server was idle past timeouts.shrink",
             );

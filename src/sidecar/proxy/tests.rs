@@ -13,6 +13,7 @@ use crate::pg::session::mine::Care;
 use crate::pg::session::prepared::{Cache, Names, Registry};
 use crate::pg::session::scan::Pin;
 use crate::pg::session::server::{Parameters, Session};
+use crate::sidecar::catalog::Catalog;
 use crate::sidecar::stats::Worker;
 
 /// One server, and the clients that use it in turn.
@@ -30,6 +31,7 @@ struct Bench {
     name: Option<&'static str>,
     care: Care,
     client: i32,
+    catalog: Catalog,
 }
 
 #[derive(Default)]
@@ -56,6 +58,7 @@ impl Bench {
             name: None,
             care: Care::Preserve,
             client: 7,
+            catalog: Catalog::default(),
         }
     }
 
@@ -77,8 +80,8 @@ impl Bench {
             shares_statements: self.shares,
             max_buffered: self.max,
             application: self.name,
-            disconnect: None,
             prepares: false,
+            catalog: &self.catalog,
             client: self.client,
             care: self.care,
             statements: &self.registry,

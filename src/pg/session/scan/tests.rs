@@ -102,6 +102,11 @@ fn only_constants_prove_themselves() {
         assert!(scan(text.as_bytes()).constant, "{text}");
     }
     for text in
+        ["-- a; show b\ninsert into t values (f())", "/*;begin */ update t set a = f()", "begin; -- a;show b\ncall f()"]
+    {
+        assert!(!scan(text.as_bytes()).constant, "a comment hides the statement behind it: {text}");
+    }
+    for text in
         ["select f()", "select a", "commit prepared 'x'", "begin; select f()", "select 'a;b'", "select -1", "vacuum"]
     {
         assert!(!scan(text.as_bytes()).constant, "{text}");

@@ -86,7 +86,7 @@ async fn client(pool: Pool<Fake>, mut luck: Luck) {
         };
         tokio::select! {
             () = pause(&mut luck, 30) => {}
-            () = poll_fn(|cx| lease.poll_end(cx)) => drop(lease.claim_end()),
+            () = poll_fn(|cx| lease.split().1.poll(cx)) => drop(lease.split().1.claim()),
         }
         match luck.below(12) {
             0 => drop(lease),

@@ -227,9 +227,9 @@ async fn the_shrink_deadline_wakes_clients_and_ends_as_many_as_must_go() {
     let b = Bench::new(shrink(2));
     let [mut one, mut two] = [b.lend().await, b.lend().await];
     let mut cx = Context::from_waker(noop_waker_ref());
-    assert!(one.poll_end(&mut cx).is_pending() && one.poll_end(&mut cx).is_pending());
+    assert!(one.split().1.poll(&mut cx).is_pending() && one.split().1.poll(&mut cx).is_pending());
     let woken = tokio::spawn(async move {
-        poll_fn(|cx| two.poll_end(cx)).await;
+        poll_fn(|cx| two.split().1.poll(cx)).await;
         two
     });
     settle().await;
@@ -238,9 +238,9 @@ async fn the_shrink_deadline_wakes_clients_and_ends_as_many_as_must_go() {
     settle().await;
     assert!(!woken.is_finished());
     let mut two = woken.await.unwrap();
-    assert!(one.poll_end(&mut cx).is_ready());
-    assert!(one.claim_end() && !one.claim_end());
-    assert!(!two.claim_end() && two.poll_end(&mut cx).is_pending(), "one was enough");
+    assert!(one.split().1.poll(&mut cx).is_ready());
+    assert!(one.split().1.claim() && !one.split().1.claim());
+    assert!(!two.split().1.claim() && two.split().1.poll(&mut cx).is_pending(), "one was enough");
     one.give_back(clock());
     two.give_back(clock());
     settle().await;

@@ -55,7 +55,8 @@ impl Ingress {
                 let mut sent = Ok(());
                 let statements =
                     (rules.prepares || session.named) && session.sql_prepared && !rule::off(Rule::SqlPrepared);
-                let much = scrub.then_some(Scrub { statements, disconnect: rules.disconnect.as_deref() });
+                let disconnect = rules.catalog.disconnect();
+                let much = scrub.then_some(Scrub { statements, disconnect: disconnect.as_deref() });
                 let sequences = self.mine.asks_sequences && !rule::off(Rule::Sequences);
                 server.out.make(|out| {
                     let name = rename.then_some(name.as_bytes());

@@ -7,7 +7,6 @@ use std::time::Instant;
 use super::{End, Relay, write};
 use crate::api::resolve::Mode;
 use crate::pg::error::SqlState;
-use crate::sidecar::backend::PgConn;
 use crate::sidecar::clients::signal;
 use crate::sidecar::proxy::buffer;
 use crate::sidecar::proxy::egress::{Seen, Sides};
@@ -17,7 +16,7 @@ impl Relay<'_> {
     pub(super) fn towards_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let mut moved = false;
         loop {
-            let conn: &mut PgConn = self.server;
+            let conn = &mut *self.server;
             if !conn.to_client.is_empty() || self.client.stream.is_tls() {
                 moved |= write(&mut self.client.stream, &mut conn.to_client, &conn.input, cx).map_err(|_| End::Left)?;
                 if !conn.to_client.is_empty() {
@@ -41,7 +40,7 @@ impl Relay<'_> {
 
     /// Reads once of the server, and deals with what came. False if nothing did.
     fn hear(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        let conn: &mut PgConn = self.server;
+        let conn = &mut *self.server;
         // When the task was woken there is nearly always something: not worth asking first.
         if !std::mem::take(&mut self.woken) {
             let Poll::Ready(readable) = conn.stream.poll_readable(cx) else { return Ok(false) };
@@ -60,7 +59,7 @@ impl Relay<'_> {
     }
 
     fn heard(&mut self) -> Result<(), End> {
-        let conn: &mut PgConn = self.server;
+        let conn = &mut *self.server;
         let (held, readied) = (conn.exchange.has_preface(), conn.exchange.is_being_readied());
         let mut sides = Sides {
             exchange: &mut conn.exchange,

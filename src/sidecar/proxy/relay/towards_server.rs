@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use super::{End, MOST_OWED, Relay, no_random_bytes, write};
 use crate::pg::message;
-use crate::sidecar::backend::PgConn;
 use crate::sidecar::proxy::buffer;
 use crate::sidecar::proxy::ingress::{Server, Stop, Taken, Turn};
 
@@ -21,7 +20,7 @@ impl Relay<'_> {
 
     /// One step of [`Relay::towards_server`]: false if there is nothing more to do now.
     fn send(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        let conn: &mut PgConn = self.server;
+        let conn = &mut *self.server;
         if !conn.to_server.is_empty() || conn.stream.is_tls() {
             write(&mut conn.stream, &mut conn.to_server, &self.client.input, cx).map_err(|_| End::ServerGone)?;
             if !conn.to_server.is_empty() {
@@ -74,8 +73,7 @@ impl Relay<'_> {
     /// Takes the messages that the client has sent.
     fn take(&mut self) -> Result<(), End> {
         self.rules.stats.client_bytes.add(std::mem::take(&mut self.client.uncounted));
-        let fresh = self.server.was_opened_now();
-        let conn: &mut PgConn = self.server;
+        let conn = &mut *self.server;
         let server = Server {
             exchange: &mut conn.exchange,
             cache: &mut conn.cache,
@@ -90,7 +88,7 @@ impl Relay<'_> {
             server,
             rules: &self.rules,
             first,
-            changeable: first && !fresh,
+            changeable: first && !self.fresh,
         };
         if !std::mem::replace(&mut self.entered, true)
             && !self.client.ingress.enter(&mut turn).map_err(no_random_bytes)?
