@@ -81,9 +81,9 @@ pub struct Login {
     /// Its connection.
     pub stream: Stream,
     /// What it sent beyond its login: nearly always empty; comes before everything that is read from the stream.
-    pub early: Vec<u8>,
+    pub early: Box<[u8]>,
     /// What it is to be told ahead of all else: that it is who it says.
-    pub accepted: Vec<u8>,
+    pub accepted: Box<[u8]>,
     /// Minor version of protocol 3 that is spoken: 0 or 2.
     pub minor: u16,
     /// The settings that it starts with.

@@ -75,7 +75,7 @@ pub async fn login<F: Front>(
         Ok((database, startup, minor, accepted)) => {
             let Greeting { stream, buf, .. } = greeting;
             let set = StartupSet::new(startup.parameters.iter().map(|(name, value)| (name, value)));
-            let login = Login { stream: stream?, early: buf, accepted, minor, set, peer };
+            let login = Login { stream: stream?, early: buf.into(), accepted: accepted.into(), minor, set, peer };
             Some((database, login, place))
         }
         Err(Stop::Cancel(pid, key)) => {

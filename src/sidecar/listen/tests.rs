@@ -114,7 +114,7 @@ impl House {
 }
 
 async fn serve(_: &'static str, mut login: Login) {
-    let mut out = login.accepted;
+    let mut out = login.accepted.to_vec();
     message::backend_key_data(&mut out, 1, b"1234");
     message::ready_for_query(&mut out, b'I');
     login.stream.write_all(&out).await.unwrap();
@@ -435,7 +435,6 @@ async fn unix_sockets_and_panics() {
     tokio::spawn(accept(listener, door, shop, CancellationToken::new(), serve));
     let mut client = UnixStream::connect(&path).await.unwrap();
     client.write_all(&[app(), b"early".to_vec()].concat()).await.unwrap();
-    expect(&mut client, OK).await;
     client.read_to_end(&mut Vec::new()).await.unwrap();
     // It took nobody with it, and its place is free.
     let mut client = UnixStream::connect(&path).await.unwrap();
