@@ -68,7 +68,7 @@ mutants: ## breaks the pool and the wire in small ways and sees whether a test n
 fuzz: ## feeds bytes of all kinds to whatever reads bytes, ten minutes each (FUZZ="startup scram" for some, SECONDS_EACH=60 for less)
 	@scripts/fuzz $(FUZZ)
 
-soak: ## many clients on few servers for long: does anybody meet another's session? (ISOLATION_OPERATIONS=500000)
+soak: ## for long: does anybody meet another's session, does anything fail or grow? (ISOLATION_OPERATIONS=500000 SOAK_MINUTES=60)
 	@scripts/soak
 
 isolation-mutations: ## switches each safety rule off in turn and sees whether that stress notices (long; writes docs/isolation.md)
