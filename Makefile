@@ -7,7 +7,7 @@ ifeq ($(CI),true)
 export CARGO_TARGET_DIR ?= $(shell . scripts/lib.sh && echo $$POOLKEEPER_CACHE)/target
 endif
 
-.PHONY: help demo demo-down demo-local test e2e drivers bench bench-state bench-operator check lint fmt crd deploy image docs mutants fuzz soak isolation-mutations setup clean
+.PHONY: help demo demo-down demo-local test e2e drivers bench profile bench-state bench-operator check lint fmt crd deploy image docs mutants fuzz soak isolation-mutations setup clean
 
 help: ## this list
 	@echo "Poolkeeper: a PostgreSQL pooler whose pool is resized while it serves. Targets:"
@@ -33,6 +33,9 @@ drivers: ## other people's test suites, directly and through Poolkeeper, writes 
 
 bench: ## Poolkeeper and PgBouncer side by side, writes benches/report.md (about half an hour; QUICK=1: 4 minutes)
 	@benches/compare/run $(if $(QUICK),--quick)
+
+profile: ## where the time of a query goes: system calls, flame graphs, instructions by function (target/profile)
+	@benches/profile/run
 
 bench-state: ## what it costs to keep sessions apart: quiet, noisy and Strict against Trusting (about eight minutes)
 	@benches/compare/run --state

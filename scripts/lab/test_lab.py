@@ -26,7 +26,7 @@ class Messages(unittest.TestCase):
         self.assertEqual(wire._row(b"\0\3\0\0\0\2hi\xff\xff\xff\xff\0\0\0\0"), ["hi", None, ""])
 
     def test_fields_of_an_error(self):
-        self.assertEqual(wire._fields(b"C53300\0Mtoo many\0\0"), {"C": "53300", "M": "too many"})
+        self.assertEqual(wire.fields(b"C53300\0Mtoo many\0\0"), {"C": "53300", "M": "too many"})
 
 
 class Yaml(unittest.TestCase):
