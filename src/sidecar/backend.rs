@@ -17,6 +17,7 @@ use crate::pg::cancel::Limiter;
 use crate::pg::connect::{self, ConnectError};
 use crate::pg::error::SqlState;
 use crate::pg::exchange::Exchange;
+use crate::sidecar::catalog::Sight;
 
 use crate::pg::session::catalog::question;
 use crate::pg::session::prepared::Cache;
@@ -55,6 +56,8 @@ pub struct PgConn {
     pub cache: Cache,
     /// Whose state it carries.
     pub session: Session,
+    /// What was known of the database when its client got it.
+    pub since: Sight,
     /// Bytes read from it.
     pub input: Buffer,
     /// What of these the client gets.
@@ -230,6 +233,7 @@ impl PgBackend {
             exchange: Exchange::default(),
             cache: Cache::new(policy.prepared_statements as usize),
             session: Session::default(),
+            since: Sight::default(),
             input: Buffer::holding(&session.leftover),
             egress: Egress::seen_by(Witness::new(Arc::clone(&self.catalog))),
             to_client: Outgoing::default(),

@@ -11,7 +11,10 @@ mod offers;
 mod pace;
 mod state;
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::look::{Found, look};
 use self::offers::Offers;
-use self::pace::{Outcome, Pace, Sight, Step};
-use self::state::{Begun, Known, State};
+use self::pace::{Outcome, Pace, Step};
+use self::state::{Begun, Known, Seen, State};
 use super::backend::PgBackend;
 use super::database::Database;
 use super::status;
@@ -35,16 +38,19 @@ const OLD_SERVERS: Duration = Duration::from_secs(6);
 const DOUBTFUL: Duration = Duration::from_secs(15);
 /// Names in the log; all that are kept stand in `/status`.
 const LOGGED: usize = 3;
-const UNKNOWN: u8 = 0;
-const SCRUB: u8 = 1;
-const CLOSE: u8 = 2;
+/// The kinds of a remedy: the lowest bits beside the number of the definitions that it is of.
+const SCRUB: u64 = 1;
+const CLOSE: u64 = 2;
+const KINDS: u32 = 2;
 
 /// What is known of one database's catalog.
 #[derive(Debug, Default)]
 pub struct Catalog {
     state: State,
-    /// A [`Remedy`] as a number.
-    remedy: AtomicU8,
+    /// How often code was defined or removed.
+    code: AtomicU64,
+    /// What was read, and at which of those numbers: it counts for no other.
+    remedy: AtomicU64,
     prepares_nothing: AtomicBool,
     /// To be read without the lock: there is a statement in `disconnect`.
     disconnects: AtomicBool,
@@ -63,6 +69,14 @@ pub enum Remedy {
     Scrub,
     /// Nothing but its end: a routine can do what no scrub undoes.
     Close,
+}
+
+/// What was known at one time.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sight {
+    state: Seen,
+    /// How often code had been defined or removed.
+    pub code: u64,
 }
 
 /// The last reading.
@@ -102,14 +116,41 @@ impl Catalog {
     /// What becomes of a session in which a client may have left anything: a routine can do what no scrub undoes
     /// (`setseed`). Somebody who has to know makes the catalog be read soon.
     pub fn remedy(&self) -> Remedy {
-        match self.remedy.load(Relaxed) {
-            SCRUB => Remedy::Scrub,
-            CLOSE => Remedy::Close,
-            _ => {
-                self.wake.notify_one();
-                Remedy::Unknown
-            }
+        let remedy = self.known_remedy();
+        if remedy == Remedy::Unknown {
+            self.wake.notify_one();
         }
+        remedy
+    }
+
+    fn known_remedy(&self) -> Remedy {
+        let (code, known) = (self.code.load(Acquire), self.remedy.load(Acquire));
+        match known & !(u64::MAX << KINDS) {
+            SCRUB if known >> KINDS == code => Remedy::Scrub,
+            CLOSE if known >> KINDS == code => Remedy::Close,
+            _ => Remedy::Unknown,
+        }
+    }
+
+    /// What is known when a client gets a server, to be held against what is known when it gives it back.
+    #[inline]
+    pub fn sight(&self) -> Sight {
+        Sight { state: self.state.see(), code: self.code.load(Acquire) }
+    }
+
+    /// Whether nothing in the database could touch a session since then: a routine may be gone by now.
+    #[inline]
+    pub fn was_quiet(&self, since: Sight) -> bool {
+        self.is_quiet() && self.state.was_as_quiet(since.state)
+    }
+
+    fn set_remedy(&self, cure: &Cure, code: u64) {
+        self.remedy.store(code << KINDS | if cure.incurable { CLOSE } else { SCRUB }, Release);
+    }
+
+    /// Whether it has to be found out what a scrub undoes.
+    fn wants_remedy(&self) -> bool {
+        self.known_remedy() == Remedy::Unknown
     }
 
     /// Whether a routine may prepare statements by SQL, as far as is known: a scrub deallocates them then.
@@ -140,7 +181,7 @@ impl Catalog {
         *read = Read { not_before: Some(Instant::now() + OLD_SERVERS), ..Read::default() };
         // While the lock is held: a reading of the old server can't be stored afterwards.
         self.state.defined();
-        self.remedy.store(UNKNOWN, Relaxed);
+        self.code.fetch_add(1, Release);
         drop(read);
         self.wake.notify_one();
     }
@@ -173,10 +214,8 @@ impl Catalog {
     }
 
     /// What asks for more is believed at once, also if something was defined meanwhile: it costs time, never a leak.
-    fn keep_cure(&self, cure: &Cure, holds: bool) {
-        if holds || cure.incurable {
-            self.remedy.store(if cure.incurable { CLOSE } else { SCRUB }, Relaxed);
-        }
+    /// `code`: the number of definitions of code when the reading began.
+    fn keep_cure(&self, cure: &Cure, holds: bool, code: u64) {
         if holds || cure.prepares {
             self.prepares_nothing.store(!cure.prepares, Relaxed);
         }
@@ -185,6 +224,8 @@ impl Catalog {
             self.disconnects.store(disconnect.is_some(), Relaxed);
             *self.disconnect.lock().unwrap_or_else(PoisonError::into_inner) = disconnect;
         }
+        // At last: whoever is let in by it scrubs with what stands above.
+        self.set_remedy(cure, code);
     }
 
     fn read(&self) -> MutexGuard<'_, Read> {
@@ -200,7 +241,7 @@ impl Catalog {
     }
 
     /// Keeps what a look found, if nothing was defined since it began.
-    fn keep(&self, alias: &str, begun: Begun, found: Found, took: Duration) -> Outcome {
+    fn keep(&self, alias: &str, (begun, code): (Begun, u64), found: Found, took: Duration) -> Outcome {
         let mut read = self.read();
         match found {
             Found::Busy => {
@@ -209,9 +250,9 @@ impl Catalog {
             }
             Found::Failed(reason) => {
                 self.doubt(&read);
-                // A server that nobody can look into is pooled all the same: what the last reading said holds on.
-                if self.remedy.load(Relaxed) == UNKNOWN {
-                    self.remedy.store(if read.cure.incurable { CLOSE } else { SCRUB }, Relaxed);
+                // A server that nobody can look into, time after time, is pooled all the same: what the last reading said holds on.
+                if read.failure.is_some() && self.wants_remedy() {
+                    self.set_remedy(&read.cure, self.code.load(Acquire));
                 }
                 if read.failure.as_ref() != Some(&reason) {
                     tracing::warn!(database = alias, "the catalog can't be read: {reason}");
@@ -220,15 +261,16 @@ impl Catalog {
                 Outcome::Failed
             }
             Found::Same => {
-                if self.state.publish(begun, *read.verdict == Verdict::Quiet) {
-                    self.keep_cure(&read.cure, true);
+                let holds = self.state.publish(begun, *read.verdict == Verdict::Quiet);
+                self.keep_cure(&read.cure, holds, code);
+                if holds {
                     (read.at, read.failure) = (Some(Instant::now()), None);
                 }
                 Outcome::Answered(took)
             }
             Found::Read { verdict, cure, pulse } => {
                 let holds = self.state.publish(begun, verdict == Verdict::Quiet);
-                self.keep_cure(&cure, holds);
+                self.keep_cure(&cure, holds, code);
                 if holds {
                     if *read.verdict != verdict {
                         report(alias, &verdict);
@@ -261,7 +303,7 @@ pub async fn watch(database: Arc<Database>, stop: CancellationToken) {
     let catalog = &database.catalog;
     let mut pace = Pace::new(Instant::now());
     loop {
-        let begun = catalog.state.begin();
+        let begun = (catalog.state.begin(), catalog.code.load(Acquire));
         if let Some(not_before) = catalog.read().not_before.take() {
             pace.renew(not_before);
         }
@@ -295,9 +337,10 @@ fn step(database: &Database, pace: &mut Pace) -> Step {
         return Step::Rest(now + OLD_SERVERS);
     }
     let state = &database.catalog.state;
-    let sight = Sight {
+    let sight = pace::Sight {
         known: state.known(),
         settled: state.is_settled(),
+        wants_remedy: database.catalog.wants_remedy(),
         transactions: database.workers.iter().map(|w| w.transactions.get()).fold(0, u64::wrapping_add),
         idle: database.pool.stats().idle > 0,
     };
@@ -310,12 +353,14 @@ pub struct Witness {
     catalog: Arc<Catalog>,
     /// Something was defined in the transaction that is open.
     open: bool,
+    /// Code was.
+    code: bool,
 }
 
 impl Witness {
     /// For one connection.
     pub fn new(catalog: Arc<Catalog>) -> Self {
-        Self { catalog, open: false }
+        Self { catalog, open: false, code: false }
     }
 
     /// A statement has completed; `body` is CommandComplete's. What it defined is not visible to others yet.
@@ -327,7 +372,8 @@ impl Witness {
         }
         if brings_code(tag) {
             // Until the catalog says whether a scrub undoes what it does, and how connections to elsewhere are ended.
-            self.catalog.remedy.store(UNKNOWN, Relaxed);
+            self.code = true;
+            self.catalog.code.fetch_add(1, Release);
         }
         if !std::mem::replace(&mut self.open, true) {
             self.catalog.state.opened();
@@ -340,6 +386,10 @@ impl Witness {
     pub fn ended(&mut self) -> bool {
         let open = std::mem::take(&mut self.open);
         if open {
+            if std::mem::take(&mut self.code) {
+                // What a reading has not seen yet is there for all from now on.
+                self.catalog.code.fetch_add(1, Release);
+            }
             self.catalog.state.ended();
             self.catalog.wake.notify_one();
         }

@@ -104,7 +104,7 @@ impl Judge {
         let text = row.detail.to_ascii_lowercase();
         let has = |word: &[u8]| memchr::memmem::find(&text, word).is_some();
         // In a body, or as what another object calls. Nothing but the end of the session undoes it.
-        self.cure.incurable |= has(b"setseed") || has(b"dblink_connect");
+        self.cure.incurable |= has(b"setseed") || has(b"dblink_connect") || has(b"set seed") || has(b"'seed'");
         match row.kind {
             b"body" => {
                 self.cure.prepares |= has(b"prepare") || has(b"execute");
@@ -113,6 +113,7 @@ impl Judge {
                 }
             }
             b"setting" => {
+                self.cure.incurable |= text.starts_with(b"seed=");
                 if setting_touches(row.detail) {
                     self.accuse("function", row.name, &[b"SET ", row.detail].concat());
                 }

@@ -7,6 +7,15 @@ use super::proof::Proof;
 use super::scan::Pin;
 use crate::pg::message::Reader;
 
+/// Who may have left something in a session, and at which state of the database's code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Doubt {
+    /// The client.
+    pub client: i32,
+    /// How often code had been defined or removed when it got the server.
+    pub code: u64,
+}
+
 /// One server's session.
 #[derive(Debug)]
 pub struct Session {
@@ -25,7 +34,7 @@ pub struct Session {
     /// It is not known what statements it has: to be closed after its client.
     pub spoiled: bool,
     /// The client that may have left in it what no scrub undoes: it is not known yet whether the database has such a thing.
-    pub doubtful: Option<i32>,
+    pub doubtful: Option<Doubt>,
     /// Its `application_name`, if it is known.
     pub application: Option<Box<str>>,
     /// Custom settings that were set in it at any time.

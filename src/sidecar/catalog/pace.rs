@@ -26,6 +26,8 @@ pub struct Sight {
     pub known: Known,
     /// No transaction is open that has defined something.
     pub settled: bool,
+    /// It is not known what a scrub undoes.
+    pub wants_remedy: bool,
     /// Transactions of clients so far.
     pub transactions: u64,
     /// A server is idle.
@@ -85,7 +87,7 @@ impl Pace {
         let used = sight.transactions != self.transactions;
         match sight.known {
             // It wakes us when it ends.
-            Known::Nothing if !sight.settled => return Step::Wait(now + BUSY),
+            Known::Nothing if !sight.settled && !sight.wants_remedy => return Step::Wait(now + BUSY),
             // No client has come yet.
             Known::Nothing if self.answered.is_none() && !used && !sight.idle => return Step::Wait(now + SHORT),
             Known::Nothing => {}
@@ -133,7 +135,7 @@ mod tests {
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
     fn sight(known: Known, transactions: u64, idle: bool) -> Sight {
-        Sight { known, settled: true, transactions, idle }
+        Sight { known, settled: true, wants_remedy: false, transactions, idle }
     }
 
     #[test]

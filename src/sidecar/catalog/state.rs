@@ -37,7 +37,23 @@ pub struct State(AtomicU64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Begun(u64);
 
+/// The state as it was seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Seen(u64);
+
 impl State {
+    /// The state, to be held against a later one.
+    #[inline]
+    pub fn see(&self) -> Seen {
+        Seen(self.0.load(Acquire))
+    }
+
+    /// Whether it was not noisy then, and nothing has been defined since.
+    #[inline]
+    pub fn was_as_quiet(&self, then: Seen) -> bool {
+        then.0 & KNOWN != NOISY && (self.0.load(Acquire) ^ then.0) & !KNOWN == 0
+    }
+
     /// What is known now.
     #[inline]
     pub fn known(&self) -> Known {

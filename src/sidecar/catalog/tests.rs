@@ -5,10 +5,15 @@ fn read(verdict: Verdict) -> Found {
     Found::Read { verdict, cure: Cure::default(), pulse: b"1".to_vec() }
 }
 
+/// A reading that begins now.
+fn now(catalog: &Catalog) -> (Begun, u64) {
+    (catalog.state.begin(), catalog.code.load(Acquire))
+}
+
 fn quiet() -> Arc<Catalog> {
     let catalog = Arc::new(Catalog::default());
     assert!(!catalog.is_quiet(), "nothing is known");
-    catalog.keep("x", catalog.state.begin(), read(Verdict::Quiet), Duration::from_millis(12));
+    catalog.keep("x", now(&catalog), read(Verdict::Quiet), Duration::from_millis(12));
     catalog
 }
 
@@ -16,13 +21,13 @@ fn quiet() -> Arc<Catalog> {
 fn a_definition_ends_quiet_at_once_and_a_later_reading_brings_it_back() {
     let catalog = quiet();
     assert!(catalog.is_quiet());
-    let before = catalog.state.begin();
+    let before = now(&catalog);
     catalog.ddl_seen();
     assert!(!catalog.is_quiet());
     assert_eq!(*catalog.verdict(), Verdict::Quiet, "the last reading's");
     catalog.keep("x", before, Found::Same, Duration::ZERO);
     assert!(!catalog.is_quiet(), "that one began before");
-    catalog.keep("x", catalog.state.begin(), Found::Same, Duration::ZERO);
+    catalog.keep("x", now(&catalog), Found::Same, Duration::ZERO);
     assert!(catalog.is_quiet());
 }
 
@@ -30,19 +35,19 @@ fn a_definition_ends_quiet_at_once_and_a_later_reading_brings_it_back() {
 fn a_failed_look_leaves_what_is_known() {
     let catalog = quiet();
     let failed = || Found::Failed("permission denied".into());
-    assert_eq!(catalog.keep("x", catalog.state.begin(), failed(), Duration::ZERO), Outcome::Failed);
+    assert_eq!(catalog.keep("x", now(&catalog), failed(), Duration::ZERO), Outcome::Failed);
     assert!(catalog.is_quiet());
     let status = catalog.status(Instant::now());
     assert_eq!((status.verdict.as_str(), status.failure.as_deref()), ("quiet", Some("permission denied")));
     catalog.ddl_seen();
-    catalog.keep("x", catalog.state.begin(), failed(), Duration::ZERO);
+    catalog.keep("x", now(&catalog), failed(), Duration::ZERO);
     assert!(!catalog.is_quiet());
 }
 
 #[test]
 fn another_server_is_another_catalog() {
     let catalog = quiet();
-    let before = catalog.state.begin();
+    let before = now(&catalog);
     catalog.forget();
     assert!(!catalog.is_quiet());
     assert_eq!(*catalog.verdict(), Verdict::Unknown);
@@ -61,11 +66,11 @@ fn a_witness_knows_transactions() {
     witness.completed(b"CREATE FUNCTION\0");
     witness.completed(b"CREATE TABLE\0");
     assert!(!catalog.is_quiet());
-    catalog.keep("x", catalog.state.begin(), Found::Same, Duration::ZERO);
+    catalog.keep("x", now(&catalog), Found::Same, Duration::ZERO);
     assert!(!catalog.is_quiet(), "not committed: no reading sees it");
     witness.ended();
     assert!(!catalog.is_quiet());
-    catalog.keep("x", catalog.state.begin(), read(Verdict::Quiet), Duration::ZERO);
+    catalog.keep("x", now(&catalog), read(Verdict::Quiet), Duration::ZERO);
     assert!(catalog.is_quiet());
     witness.completed(b"DROP TABLE\0");
     drop(witness);
@@ -76,7 +81,7 @@ fn a_witness_knows_transactions() {
 fn what_is_noisy_is_told() {
     let catalog = Catalog::default();
     let verdict = Verdict::Noisy { names: vec!["function f: EXECUTE".into()], more: 3, login_trigger: true };
-    catalog.keep("x", catalog.state.begin(), read(verdict), Duration::from_micros(12_345));
+    catalog.keep("x", now(&catalog), read(verdict), Duration::from_micros(12_345));
     let status = catalog.status(Instant::now());
     assert!(!catalog.is_quiet() && !status.quiet && status.login_trigger);
     assert_eq!((status.verdict.as_str(), status.more, status.milliseconds), ("noisy", 3, Some(12.3)));
@@ -103,24 +108,36 @@ fn what_a_scrub_undoes_is_known_from_a_reading_until_a_routine_is_defined() {
         pulse: b"1".to_vec(),
     };
     assert_eq!(catalog.remedy(), Remedy::Unknown);
-    catalog.keep("x", catalog.state.begin(), found(false), Duration::ZERO);
+    catalog.keep("x", now(&catalog), found(false), Duration::ZERO);
     assert_eq!(catalog.remedy(), Remedy::Scrub);
-    let before = catalog.state.begin();
+    let before = now(&catalog);
     let mut witness = Witness::new(Arc::clone(&catalog));
     witness.completed(b"CREATE TABLE\0");
-    witness.ended();
     assert_eq!(catalog.remedy(), Remedy::Scrub);
+    catalog.keep("x", now(&catalog), found(false), Duration::ZERO);
+    assert_eq!(catalog.remedy(), Remedy::Scrub, "also while tables are being defined");
+    witness.ended();
+    let since = catalog.sight();
     witness.completed(b"CREATE FUNCTION\0");
     assert_eq!(catalog.remedy(), Remedy::Unknown);
-    witness.ended();
     catalog.keep("x", before, found(false), Duration::ZERO);
     assert_eq!(catalog.remedy(), Remedy::Unknown, "that one began before");
-    catalog.keep("x", catalog.state.begin(), Found::Same, Duration::ZERO);
-    assert_eq!(catalog.remedy(), Remedy::Scrub, "it was taken back");
-    catalog.keep("x", before, found(true), Duration::ZERO);
-    assert_eq!(catalog.remedy(), Remedy::Close, "what asks for more is believed at once");
+    catalog.keep("x", now(&catalog), Found::Same, Duration::ZERO);
+    assert_eq!(catalog.remedy(), Remedy::Scrub, "nobody else can run it yet");
+    witness.ended();
+    assert_eq!(catalog.remedy(), Remedy::Unknown);
+    catalog.keep("x", now(&catalog), found(true), Duration::ZERO);
+    assert_eq!(catalog.remedy(), Remedy::Close);
+    witness.completed(b"DROP FUNCTION\0");
+    witness.ended();
+    catalog.keep("x", now(&catalog), found(false), Duration::ZERO);
+    assert_eq!(catalog.remedy(), Remedy::Scrub);
+    assert!(catalog.is_quiet() && !catalog.was_quiet(since), "it was there meanwhile");
+    assert!(catalog.was_quiet(catalog.sight()) && since.code != catalog.sight().code);
     catalog.forget();
     assert_eq!(catalog.remedy(), Remedy::Unknown);
-    catalog.keep("x", catalog.state.begin(), Found::Failed("no right".into()), Duration::ZERO);
+    catalog.keep("x", now(&catalog), Found::Failed("no right".into()), Duration::ZERO);
+    assert_eq!(catalog.remedy(), Remedy::Unknown, "once may be an accident");
+    catalog.keep("x", now(&catalog), Found::Failed("no right".into()), Duration::ZERO);
     assert_eq!(catalog.remedy(), Remedy::Scrub, "what cannot be read is pooled all the same");
 }

@@ -8,7 +8,7 @@ use crate::api::resolve::{Mode, Reset};
 use crate::pg::session::proof::Use;
 use crate::pg::session::rule::{self, Rule};
 use crate::pg::session::scan::Pin;
-use crate::pg::session::server::Session;
+use crate::pg::session::server::{Doubt, Session};
 use crate::pool::{CloseReason, Lease};
 use crate::sidecar::backend::{PgBackend, PgConn};
 use crate::sidecar::catalog::Remedy;
@@ -18,7 +18,8 @@ use crate::sidecar::database::{Database, Settings};
 const CANCELS: Duration = Duration::from_secs(10);
 
 /// How far a transaction of `client` touched a session whose database may hold what no scrub undoes.
-pub fn doubted(database: &Database, session: &mut Session, client: i32, used: Use) -> Use {
+pub fn doubted(database: &Database, conn: &mut PgConn, client: i32, used: Use) -> Use {
+    let (session, since) = (&mut conn.session, conn.since);
     if session.spoiled {
         return Use::Incurable;
     }
@@ -26,10 +27,11 @@ pub fn doubted(database: &Database, session: &mut Session, client: i32, used: Us
         return used;
     }
     match database.catalog.remedy() {
-        Remedy::Scrub => used,
         Remedy::Close => Use::Incurable,
-        Remedy::Unknown => {
-            session.doubtful = Some(client);
+        Remedy::Scrub if since.code == database.catalog.sight().code => used,
+        // What it has run may be gone by now.
+        Remedy::Scrub | Remedy::Unknown => {
+            session.doubtful = Some(Doubt { client, code: since.code });
             used
         }
     }
@@ -37,10 +39,8 @@ pub fn doubted(database: &Database, session: &mut Session, client: i32, used: Us
 
 /// Whether this client may have it: what another may have left there is known to be undone by a scrub.
 pub fn is_fit(database: &Database, session: &mut Session, client: i32) -> bool {
-    if session.doubtful.is_none_or(|of| of == client) {
-        return true;
-    }
-    let fit = database.catalog.remedy() == Remedy::Scrub;
+    let Some(doubt) = session.doubtful.filter(|doubt| doubt.client != client) else { return true };
+    let fit = database.catalog.remedy() == Remedy::Scrub && database.catalog.sight().code == doubt.code;
     if fit {
         session.doubtful = None;
     }
@@ -53,10 +53,15 @@ pub fn free(database: &Arc<Database>, lease: Lease<PgBackend>, now: Instant) {
         return lease.discard(CloseReason::Hygiene);
     }
     if (lease.cancel.is_settled() || rule::off(Rule::Cancels)) && !lease.egress.read_only {
-        if let Some(lease) = database.catalog.offer(lease) {
-            lease.give_back(now);
+        let Some(lease) = database.catalog.offer(lease) else { return };
+        // The first in line gets a new one: it would send this one away, and wait again.
+        if lease.session.doubtful.is_some()
+            && database.pool.stats().waiting > 0
+            && database.catalog.remedy() != Remedy::Scrub
+        {
+            return lease.discard(CloseReason::Hygiene);
         }
-        return;
+        return lease.give_back(now);
     }
     let database = Arc::clone(database);
     tokio::spawn(async move { settle(&database, lease, &[]).await });

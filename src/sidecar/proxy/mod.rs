@@ -206,6 +206,7 @@ impl Serving {
             lease.discard(CloseReason::Hygiene);
             return Some(lent);
         }
+        lease.since = self.database.catalog.sight();
         if lease.session.sequences_of != Some(pid) {
             // Whoever had it before may have left values there.
             lease.session.sequences_of = lease.session.untouched.then_some(pid);
@@ -225,8 +226,8 @@ impl Serving {
             }
             lease.input.rest();
             let mine = &mut self.client.ingress.mine;
-            let used = mine.used(self.care, self.database.catalog.is_quiet());
-            let used = give_back::doubted(&self.database, &mut lease.session, pid, used);
+            let used = mine.used(self.care, self.database.catalog.was_quiet(lease.since));
+            let used = give_back::doubted(&self.database, &mut lease, pid, used);
             self.last =
                 (used != Use::Harmless || !mine.label.is_plain()).then(|| NonZeroU64::new(lease.id())).flatten();
             lease.session.proof.left(pid, &mine.label, used);
@@ -346,10 +347,9 @@ impl Serving {
             }
         }
         let mine = &mut self.client.ingress.mine;
-        let used = mine.used(self.care, self.database.catalog.is_quiet());
-        if self.mode != Mode::Session
-            && give_back::doubted(&self.database, &mut lease.session, self.client.shared.pid, used) == Use::Incurable
-        {
+        let used = mine.used(self.care, self.database.catalog.was_quiet(lease.since));
+        let pid = self.client.shared.pid;
+        if self.mode != Mode::Session && give_back::doubted(&self.database, &mut lease, pid, used) == Use::Incurable {
             lease.session.proof.close();
         }
         give_back::after(&self.database, &self.settings, lease, &end, self.mode, mine.pin());

@@ -66,7 +66,7 @@ pub fn opening() -> String {
 pub const CLOSING: &str = "ROLLBACK";
 
 /// C functions that touch the session: PostgreSQL's own, and `pg_trgm`'s `set_limit`. By symbol, so that aliases count.
-const SYMBOLS: &str = "set_config_by_name,setseed,drandom_setseed,set_limit,currval_oid,lastval,be_lo_open,\
+const SYMBOLS: &str = "set_config_by_name,setseed,drandom_setseed,dblink_connect,set_limit,currval_oid,lastval,be_lo_open,\
 pg_advisory_lock_int8,pg_advisory_lock_shared_int8,pg_advisory_lock_int4,pg_advisory_lock_shared_int4,\
 pg_try_advisory_lock_int8,pg_try_advisory_lock_shared_int8,pg_try_advisory_lock_int4,\
 pg_try_advisory_lock_shared_int4,pg_advisory_unlock_int8,pg_advisory_unlock_shared_int8,pg_advisory_unlock_int4,\
@@ -177,8 +177,8 @@ WITH touching AS MATERIALIZED (SELECT oid FROM pg_proc WHERE prosrc = ANY ('{sym
    JOIN pg_class c ON c.oid = p.partrelid WHERE p.partexprs IS NOT NULL
   UNION ALL SELECT 'function', pronamespace, proname, proargdefaults::text FROM pg_proc
    WHERE oid >= 16384 AND proargdefaults IS NOT NULL{since_14})
-SELECT t.kind, concat(n.nspname, '.', t.name), (SELECT coalesce(
-   (SELECT proname FROM pg_proc WHERE oid = m[1]::oid), (SELECT relname FROM pg_class WHERE oid = m[2]::oid)) FROM regexp_matches(t.tree, (SELECT re FROM pattern)) m)
+SELECT t.kind, concat(n.nspname, '.', t.name), (SELECT string_agg(DISTINCT coalesce((SELECT proname::text FROM pg_proc WHERE oid = m[1]::oid),
+   (SELECT relname::text FROM pg_class WHERE oid = m[2]::oid)), ', ') FROM regexp_matches(t.tree, (SELECT re FROM pattern), 'g') m)
  FROM tree t LEFT JOIN pg_namespace n ON n.oid = t.schema
  WHERE t.tree ~ (SELECT re FROM pattern) ORDER BY 2 LIMIT {rows}";
 

@@ -25,10 +25,14 @@ pub fn defines(tag: &[u8]) -> bool {
     }
 }
 
-/// Whether a CommandComplete tag is one of statements that may bring code into the database, or a way to other servers: what
+/// Whether a CommandComplete tag is one of statements that bring code into the database or take it away, or a way to other servers: what
 /// a scrub undoes has to be found out anew. (Tables and views count from the next reading on: they are often temporary.)
 pub fn brings_code(tag: &[u8]) -> bool {
-    let what = tag.strip_prefix(b"CREATE ").or_else(|| tag.strip_prefix(b"ALTER ")).unwrap_or_default();
+    let verb = memchr::memchr(b' ', tag).map_or(0, |at| at + 1);
+    let what = match &tag[..verb] {
+        b"CREATE " | b"ALTER " | b"DROP " => &tag[verb..],
+        _ => &[],
+    };
     matches!(
         what,
         b"FUNCTION"

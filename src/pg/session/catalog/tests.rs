@@ -191,10 +191,17 @@ fn what_no_scrub_undoes_is_found_wherever_it_is_called() {
 
 #[test]
 fn what_brings_code_is_told_by_its_tag() {
-    for tag in ["CREATE FUNCTION", "CREATE PROCEDURE", "ALTER EXTENSION", "CREATE CAST", "IMPORT FOREIGN SCHEMA"] {
+    for tag in [
+        "CREATE FUNCTION",
+        "DROP FUNCTION",
+        "CREATE PROCEDURE",
+        "ALTER EXTENSION",
+        "CREATE CAST",
+        "IMPORT FOREIGN SCHEMA",
+    ] {
         assert!(brings_code(tag.as_bytes()) && defines(tag.as_bytes()), "{tag}");
     }
-    for tag in ["CREATE TABLE", "CREATE INDEX", "CREATE TABLE AS", "DROP FUNCTION", "GRANT", "DO"] {
+    for tag in ["CREATE TABLE", "CREATE INDEX", "CREATE TABLE AS", "DROP TABLE", "GRANT", "DO"] {
         assert!(!brings_code(tag.as_bytes()), "{tag}");
     }
 }
