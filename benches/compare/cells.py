@@ -97,8 +97,8 @@ def environment(tls=False):
 
 def pgbench(postgres, pooler, mode, clients, where="tcp", options=("-S",)):
     """The command line of a load through a pooler."""
-    host = pooler.socket if where == "unix" else "127.0.0.1"
-    return [postgres.program("pgbench"), "-n", "-M", mode, "-h", host, "-p", str(pooler.port), "-c", str(clients), *options]
+    host, port = (pooler.socket, pooler.socket_port) if where == "unix" else ("127.0.0.1", pooler.port)
+    return [postgres.program("pgbench"), "-n", "-M", mode, "-h", host, "-p", str(port), "-c", str(clients), *options]
 
 
 _PROGRESS = re.compile(r"progress: ([\d.]+) s, ([\d.]+) tps, lat ([\d.]+) ms stddev [\d.]+(?:, (\d+) failed)?")

@@ -40,7 +40,7 @@ def certificate(folder):
 
 
 class Pooler:
-    """`pid`, `port` (TCP on 127.0.0.1), `socket` (folder of the unix socket with the same port), `name`."""
+    """`pid`, `port` (TCP on 127.0.0.1), `socket` (folder of the unix socket), `socket_port` (the number in its name), `name`."""
 
     def resize(self, size):
         """Sets the pool's size by the pooler's own configuration file; the time just before it was saved."""
@@ -70,12 +70,11 @@ class Poolkeeper(Pooler):
             "timeouts": {"statement": "0s", "acquire": setup.acquire},
             "listen": listen,
         }
-        # The socket's name carries the policy's port, as PgBouncer's does.
         self.sidecar = Sidecar(
             self.binary, folder, postgres, DATABASE, USER, PASSWORD, spec, setup.workers, setup.databases, certificate=files, ready=setup.wait
         )
         self.process = self.sidecar.process
-        self.pid, self.port, self.socket = self.sidecar.pid, self.sidecar.port, folder
+        self.pid, self.port, self.socket, self.socket_port = self.sidecar.pid, self.sidecar.port, folder, 6432
 
     def resize(self, size):
         return self.sidecar.change(pool={"size": size})
@@ -101,6 +100,7 @@ class PgBouncer(Pooler):
     def __init__(self, postgres, folder, setup=Setup()):
         self.postgres, self.folder, self.setup = postgres, folder, setup
         self.port, self.socket = process.free_port(), folder
+        self.socket_port = self.port
         self.config = f"{folder}/pgbouncer.ini"
         # Where the service user may read it: a cache below /root is closed to it.
         program = f"{folder}/pgbouncer"
@@ -159,7 +159,7 @@ class Nothing(Pooler):
     name = "no pooler"
 
     def __init__(self, postgres, _folder=None, _setup=None):
-        self.pid, self.port, self.socket = postgres.process.pid, postgres.port, postgres.folder
+        self.pid, self.port, self.socket, self.socket_port = postgres.process.pid, postgres.port, postgres.folder, postgres.port
 
     def stop(self):
         pass
