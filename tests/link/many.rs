@@ -34,7 +34,9 @@ fn many_follow_one_operator_without_a_thread_each() {
     for (key, value) in [("username", "app"), ("password", "secret"), ("token", "x")] {
         fs::write(dir.path().join("db").join(key), value).unwrap();
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // What blocks for a moment takes turns: such threads are none of a sidecar each.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(4).build().unwrap();
     let (before, memory) = (threads(), process::resident(std::process::id()));
     let stop = CancellationToken::new();
     let policy = Policy::new(1, "orders");
