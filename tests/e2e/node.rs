@@ -29,6 +29,8 @@ pub struct Node {
     images: PathBuf,
     /// Held for writing by tests that take the operator away.
     pub quiet: RwLock<()>,
+    /// Held by whoever puts back what a failed test had taken away.
+    pub mending: Mutex<()>,
     /// Ends the node with this process, also if that is killed.
     _keeper: Mutex<Child>,
 }
@@ -90,7 +92,7 @@ impl Node {
             std::thread::sleep(Duration::from_millis(20));
         }
         say(began, "the node is up");
-        let node = Self { dir, images, quiet: RwLock::default(), _keeper: Mutex::new(keeper) };
+        let node = Self { dir, images, quiet: RwLock::default(), mending: Mutex::default(), _keeper: Mutex::new(keeper) };
         node.load(&["poolkeeper", "orders"]);
         say(began, "it has the images");
         node.install();

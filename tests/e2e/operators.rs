@@ -150,6 +150,8 @@ async fn the_chart_is_upgraded_and_uninstalled_under_load() {
     load.advance(20).await;
     assert_eq!(watched.stop().await, [] as [String; 0], "Programmed was never lowered");
     world.resized(&database, 7).await;
+    // helm does not wait until the old ones are gone, and they admit pods while they drain.
+    world.operators(2).await;
     let images = |pod: &k8s_openapi::api::core::v1::Pod| {
         pod.spec.clone().unwrap().init_containers.unwrap_or_default()[0].image.clone().unwrap()
     };

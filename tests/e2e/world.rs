@@ -2,7 +2,7 @@
 
 use std::panic::Location;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
@@ -28,10 +28,13 @@ enum Turn {
     Alone(RwLockWriteGuard<'static, ()>),
 }
 
-/// A test has failed while it had the node for itself: what it took away is put back.
+/// A test has failed while it had the node for itself: what it took away is put back, by the first who notices.
 fn mended<T>(node: &Node, turn: T) -> T {
-    node.restore();
-    node.quiet.clear_poison();
+    let _one = node.mending.lock().unwrap_or_else(PoisonError::into_inner);
+    if node.quiet.is_poisoned() {
+        node.restore();
+        node.quiet.clear_poison();
+    }
     turn
 }
 
