@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::catalog::{Catalog, Witness};
+use super::catalog::{Catalog, Sight, Witness};
 use super::connect_errors::ConnectErrors;
 use super::database::Settings;
 use super::proxy::buffer::{self, Buffer, Outgoing};
@@ -17,8 +17,6 @@ use crate::pg::cancel::Limiter;
 use crate::pg::connect::{self, ConnectError};
 use crate::pg::error::SqlState;
 use crate::pg::exchange::Exchange;
-use crate::sidecar::catalog::Sight;
-
 use crate::pg::session::catalog::question;
 use crate::pg::session::prepared::Cache;
 use crate::pg::session::server::{Parameters, Session};

@@ -13,7 +13,7 @@ mod state;
 
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -75,8 +75,7 @@ pub enum Remedy {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sight {
     state: Seen,
-    /// How often code had been defined or removed.
-    pub code: u64,
+    remedy: u64,
 }
 
 /// The last reading.
@@ -113,14 +112,16 @@ impl Catalog {
         }
     }
 
-    /// What becomes of a session in which a client may have left anything: a routine can do what no scrub undoes
-    /// (`setseed`). Somebody who has to know makes the catalog be read soon.
-    pub fn remedy(&self) -> Remedy {
+    /// What becomes of a session in which a client may have left anything since then: a routine can do what no scrub
+    /// undoes (`setseed`), and may be gone by now. Somebody who has to know makes the catalog be read soon.
+    pub fn remedy(&self, since: Sight) -> Remedy {
         let remedy = self.known_remedy();
         if remedy == Remedy::Unknown {
             self.wake.notify_one();
         }
-        remedy
+        // Whatever has happened to routines has changed the number.
+        let gone = remedy == Remedy::Scrub && since.remedy != self.remedy.load(Acquire);
+        if gone { Remedy::Unknown } else { remedy }
     }
 
     fn known_remedy(&self) -> Remedy {
@@ -135,7 +136,7 @@ impl Catalog {
     /// What is known when a client gets a server, to be held against what is known when it gives it back.
     #[inline]
     pub fn sight(&self) -> Sight {
-        Sight { state: self.state.see(), code: self.code.load(Acquire) }
+        Sight { state: self.state.see(), remedy: self.remedy.load(Acquire) }
     }
 
     /// Whether nothing in the database could touch a session since then: a routine may be gone by now.
@@ -144,7 +145,13 @@ impl Catalog {
         self.is_quiet() && self.state.was_as_quiet(since.state)
     }
 
-    fn set_remedy(&self, cure: &Cure, code: u64) {
+    fn set_remedy(&self, cure: &Cure, mut code: u64) {
+        let before = self.remedy.load(Acquire);
+        if !cure.incurable && before == (code << KINDS | CLOSE) {
+            // It was removed elsewhere. What it has done to sessions is there still.
+            let counted = self.code.compare_exchange(code, code + 1, AcqRel, Acquire);
+            code = if counted.is_ok() { code + 1 } else { code };
+        }
         self.remedy.store(code << KINDS | if cure.incurable { CLOSE } else { SCRUB }, Release);
     }
 
@@ -261,7 +268,7 @@ impl Catalog {
                 Outcome::Failed
             }
             Found::Same => {
-                let holds = self.state.publish(begun, *read.verdict == Verdict::Quiet);
+                let holds = self.state.confirm(begun, *read.verdict == Verdict::Quiet);
                 self.keep_cure(&read.cure, holds, code);
                 if holds {
                     (read.at, read.failure) = (Some(Instant::now()), None);

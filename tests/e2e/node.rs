@@ -92,7 +92,8 @@ impl Node {
             std::thread::sleep(Duration::from_millis(20));
         }
         say(began, "the node is up");
-        let node = Self { dir, images, quiet: RwLock::default(), mending: Mutex::default(), _keeper: Mutex::new(keeper) };
+        let node =
+            Self { dir, images, quiet: RwLock::default(), mending: Mutex::default(), _keeper: Mutex::new(keeper) };
         node.load(&["poolkeeper", "orders"]);
         say(began, "it has the images");
         node.install();

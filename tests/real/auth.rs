@@ -50,11 +50,7 @@ fn a_new_password_of_the_same_user() {
         .set("pool.maxOverflow", 0);
     let sidecar = Launch::new(&policy).start();
     let mut client = sidecar.client();
-    // Before, a server may be closed because it is not known what a scrub undoes.
-    eventually("the catalog was read", || {
-        client.works();
-        sidecar.metric("poolkeeper_catalog_quiet") == 1.0
-    });
+    sidecar.settle();
     let before = client.backend();
     sidecar.save_credentials(pg::USER, "another-password");
     eventually("the new password is known", || sidecar.connect().password("another-password").open().is_ok());

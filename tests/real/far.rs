@@ -1,6 +1,6 @@
 //! Connections that `postgres_fdw` keeps: no client meets those of another.
 
-use crate::support::{Bed, Postgres, bed, eventually, pg};
+use crate::support::{Bed, Postgres, bed, pg};
 use std::sync::Arc;
 
 const KEPT: &str = "SELECT count(*) FROM far.postgres_fdw_get_connections()";
@@ -28,11 +28,8 @@ fn the_connections_of_postgres_fdw_end_with_the_scrub() {
     for pg in [Postgres::shared(), Postgres::shared_18()] {
         let bed = far(pg, "Transaction");
         let Some(sidecar) = bed.sidecar() else { return };
+        sidecar.settle();
         let (mut client, mut other) = (bed.client(), bed.client());
-        eventually("the catalog was read", || {
-            other.works();
-            sidecar.status()["pools"][0]["catalog"]["verdict"] == "noisy"
-        });
         let backend = other.backend();
         for _ in 0..3 {
             assert_eq!(client.value("SELECT a FROM there"), "1");
@@ -64,11 +61,8 @@ fn the_connections_of_postgres_fdw_end_with_the_session() {
 fn postgresql_13_cannot_end_them_so_the_server_is_closed() {
     let bed = far(Postgres::shared_13(), "Transaction");
     let Some(sidecar) = bed.sidecar() else { return };
+    sidecar.settle();
     let (mut client, mut other) = (bed.client(), bed.client());
-    eventually("the catalog was read", || {
-        other.works();
-        sidecar.status()["pools"][0]["catalog"]["verdict"] == "noisy"
-    });
     assert_eq!(client.value("SELECT a FROM there"), "1");
     let used = client.backend();
     assert_ne!(other.backend(), used);

@@ -236,6 +236,7 @@ fn clients_that_differ_in_their_application_name_share_a_server() {
     if bed::is_direct() {
         return;
     }
+    bed.sidecar().inspect(|sidecar| sidecar.settle());
     let open = |name: &str| bed.connect().param("application_name", name).open().unwrap();
     let (mut one, mut two, mut none) = (open("one"), open("it's \\ two"), bed.client());
     let server = one.backend();

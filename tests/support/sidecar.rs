@@ -56,6 +56,21 @@ impl Sidecar {
         self.connect().open().unwrap_or_else(|error| panic!("{error:?}"))
     }
 
+    /// Waits until the catalog was read, and until what was lent before has been replaced: it is not known what that may
+    /// carry, so that no other client gets it.
+    #[track_caller]
+    pub fn settle(&self) {
+        let (mut one, mut two) = (self.client(), self.client());
+        eventually("the catalog was read", || {
+            one.works();
+            self.status()["pools"][0]["catalog"]["verdict"] != "unknown"
+        });
+        for _ in 0..self.status()["pools"][0]["connections"]["total_connections"].as_u64().unwrap() {
+            two.works();
+            one.works();
+        }
+    }
+
     /// Its unix socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("s/.s.PGSQL.5432")

@@ -21,7 +21,7 @@ pub struct ListenSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 65535))]
     pub port: Option<i32>,
-    /// Directory of the unix sockets .s.PGSQL.5432 and .s.PGSQL.PORT. "" = none. /run/poolkeeper when left out.
+    /// Directory of the unix sockets .s.PGSQL.5432 and .s.PGSQL.6432, whatever the TCP port is. "" = none. /run/poolkeeper when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 80), regex(pattern = DIRECTORY))]
     pub socket: Option<String>,

@@ -7,15 +7,6 @@ use super::proof::Proof;
 use super::scan::Pin;
 use crate::pg::message::Reader;
 
-/// Who may have left something in a session, and at which state of the database's code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Doubt {
-    /// The client.
-    pub client: i32,
-    /// How often code had been defined or removed when it got the server.
-    pub code: u64,
-}
-
 /// One server's session.
 #[derive(Debug)]
 pub struct Session {
@@ -33,8 +24,8 @@ pub struct Session {
     pub named: bool,
     /// It is not known what statements it has: to be closed after its client.
     pub spoiled: bool,
-    /// The client that may have left in it what no scrub undoes: it is not known yet whether the database has such a thing.
-    pub doubtful: Option<Doubt>,
+    /// The client that may have left in it what no scrub undoes: it was not known whether the database has such a thing.
+    pub doubtful: Option<i32>,
     /// Its `application_name`, if it is known.
     pub application: Option<Box<str>>,
     /// Custom settings that were set in it at any time.

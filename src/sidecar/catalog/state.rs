@@ -96,12 +96,19 @@ impl State {
         Begun(self.0.load(Acquire) & !KNOWN)
     }
 
-    /// A reading has ended: it is believed if nothing was defined since it began, and nothing is being defined.
+    /// A reading has ended: it is believed if nothing was defined since it began, and nothing is being defined. It says
+    /// nothing of the time before: what it did not find may have been there.
     pub fn publish(&self, begun: Begun, quiet: bool) -> bool {
-        let believed = |state: u64| {
-            let as_before = state & !KNOWN == begun.0 && state & OPENS == 0;
-            as_before.then_some(begun.0 | if quiet { QUIET } else { NOISY })
-        };
+        self.believe(begun, begun.0.wrapping_add(EPOCH) | if quiet { QUIET } else { NOISY })
+    }
+
+    /// Nothing has changed since the last reading: that one is believed, likewise.
+    pub fn confirm(&self, begun: Begun, quiet: bool) -> bool {
+        self.believe(begun, begun.0 | if quiet { QUIET } else { NOISY })
+    }
+
+    fn believe(&self, begun: Begun, what: u64) -> bool {
+        let believed = |state: u64| (state & !KNOWN == begun.0 && state & OPENS == 0).then_some(what);
         self.0.fetch_update(AcqRel, Acquire, believed).is_ok()
     }
 
@@ -138,12 +145,24 @@ mod tests {
     }
 
     #[test]
+    fn a_reading_says_nothing_of_the_time_before() {
+        let state = State::default();
+        let first = state.see();
+        assert!(state.publish(state.begin(), true) && !state.was_as_quiet(first));
+        let (then, begun) = (state.see(), state.begin());
+        state.grow_stale();
+        assert!(state.confirm(begun, true) && state.was_as_quiet(then), "the same as before");
+        assert!(state.publish(state.begin(), true) && !state.was_as_quiet(then), "something was changed elsewhere");
+    }
+
+    #[test]
     fn a_definition_counts_at_once_and_until_a_later_reading() {
         let state = quiet();
         let before = state.begin();
         state.defined();
         assert_eq!(state.known(), Known::Nothing);
         assert!(!state.publish(before, true), "that reading began before the definition");
+        assert!(!state.confirm(before, true));
         assert_eq!(state.known(), Known::Nothing);
         assert!(state.publish(state.begin(), true));
         assert_eq!(state.known(), Known::Quiet);
@@ -174,7 +193,7 @@ mod tests {
         assert_eq!(state.known(), Known::Stale);
         assert!(state.freshen() && !state.freshen());
         assert_eq!(state.known(), Known::Nothing);
-        assert!(state.publish(before, true), "nothing was defined");
+        assert!(state.confirm(before, true), "nothing was defined");
         let noisy = State::default();
         noisy.publish(noisy.begin(), false);
         noisy.grow_stale();

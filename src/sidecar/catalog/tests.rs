@@ -107,37 +107,60 @@ fn what_a_scrub_undoes_is_known_from_a_reading_until_a_routine_is_defined() {
         cure: Cure { incurable, ..Cure::default() },
         pulse: b"1".to_vec(),
     };
-    assert_eq!(catalog.remedy(), Remedy::Unknown);
+    let now_known = |catalog: &Catalog| catalog.remedy(catalog.sight());
+    let first = catalog.sight();
+    assert_eq!(now_known(&catalog), Remedy::Unknown);
     catalog.keep("x", now(&catalog), found(false), Duration::ZERO);
-    assert_eq!(catalog.remedy(), Remedy::Scrub);
+    assert_eq!(now_known(&catalog), Remedy::Scrub);
+    assert_eq!(catalog.remedy(first), Remedy::Unknown, "a routine may have been there, and gone");
     let before = now(&catalog);
     let mut witness = Witness::new(Arc::clone(&catalog));
     witness.completed(b"CREATE TABLE\0");
-    assert_eq!(catalog.remedy(), Remedy::Scrub);
+    assert_eq!(now_known(&catalog), Remedy::Scrub);
     catalog.keep("x", now(&catalog), found(false), Duration::ZERO);
-    assert_eq!(catalog.remedy(), Remedy::Scrub, "also while tables are being defined");
+    assert_eq!(now_known(&catalog), Remedy::Scrub, "also while tables are being defined");
     witness.ended();
     let since = catalog.sight();
     witness.completed(b"CREATE FUNCTION\0");
-    assert_eq!(catalog.remedy(), Remedy::Unknown);
+    assert_eq!(now_known(&catalog), Remedy::Unknown);
     catalog.keep("x", before, found(false), Duration::ZERO);
-    assert_eq!(catalog.remedy(), Remedy::Unknown, "that one began before");
+    assert_eq!(now_known(&catalog), Remedy::Unknown, "that one began before");
     catalog.keep("x", now(&catalog), Found::Same, Duration::ZERO);
-    assert_eq!(catalog.remedy(), Remedy::Scrub, "nobody else can run it yet");
+    assert_eq!(now_known(&catalog), Remedy::Scrub, "nobody else can run it yet");
     witness.ended();
-    assert_eq!(catalog.remedy(), Remedy::Unknown);
+    assert_eq!(now_known(&catalog), Remedy::Unknown);
     catalog.keep("x", now(&catalog), found(true), Duration::ZERO);
-    assert_eq!(catalog.remedy(), Remedy::Close);
+    assert_eq!(now_known(&catalog), Remedy::Close);
     witness.completed(b"DROP FUNCTION\0");
     witness.ended();
     catalog.keep("x", now(&catalog), found(false), Duration::ZERO);
-    assert_eq!(catalog.remedy(), Remedy::Scrub);
+    assert_eq!(now_known(&catalog), Remedy::Scrub);
     assert!(catalog.is_quiet() && !catalog.was_quiet(since), "it was there meanwhile");
-    assert!(catalog.was_quiet(catalog.sight()) && since.code != catalog.sight().code);
+    assert!(catalog.was_quiet(catalog.sight()) && catalog.remedy(since) == Remedy::Unknown);
     catalog.forget();
-    assert_eq!(catalog.remedy(), Remedy::Unknown);
+    assert_eq!(now_known(&catalog), Remedy::Unknown);
     catalog.keep("x", now(&catalog), Found::Failed("no right".into()), Duration::ZERO);
-    assert_eq!(catalog.remedy(), Remedy::Unknown, "once may be an accident");
+    assert_eq!(now_known(&catalog), Remedy::Unknown, "once may be an accident");
     catalog.keep("x", now(&catalog), Found::Failed("no right".into()), Duration::ZERO);
-    assert_eq!(catalog.remedy(), Remedy::Scrub, "what cannot be read is pooled all the same");
+    assert_eq!(now_known(&catalog), Remedy::Scrub, "what cannot be read is pooled all the same");
+}
+
+#[test]
+fn a_routine_that_goes_elsewhere_leaves_what_it_did() {
+    let catalog = Catalog::default();
+    let found = |incurable| Found::Read {
+        verdict: Verdict::Quiet,
+        cure: Cure { incurable, ..Cure::default() },
+        pulse: b"1".to_vec(),
+    };
+    catalog.keep("x", now(&catalog), found(false), Duration::ZERO);
+    let before = catalog.sight();
+    catalog.keep("x", now(&catalog), found(true), Duration::ZERO);
+    let during = catalog.sight();
+    assert_eq!((catalog.remedy(before), catalog.remedy(during)), (Remedy::Close, Remedy::Close));
+    catalog.keep("x", now(&catalog), found(false), Duration::ZERO);
+    assert_eq!((catalog.remedy(before), catalog.remedy(during)), (Remedy::Unknown, Remedy::Unknown));
+    let after = catalog.sight();
+    catalog.keep("x", now(&catalog), found(false), Duration::ZERO);
+    assert_eq!(catalog.remedy(after), Remedy::Scrub);
 }

@@ -8,7 +8,7 @@ use crate::api::resolve::{Mode, Reset};
 use crate::pg::session::proof::Use;
 use crate::pg::session::rule::{self, Rule};
 use crate::pg::session::scan::Pin;
-use crate::pg::session::server::{Doubt, Session};
+use crate::pg::session::server::Session;
 use crate::pool::{CloseReason, Lease};
 use crate::sidecar::backend::{PgBackend, PgConn};
 use crate::sidecar::catalog::Remedy;
@@ -26,25 +26,19 @@ pub fn doubted(database: &Database, conn: &mut PgConn, client: i32, used: Use) -
     if used != Use::Unproven || rule::off(Rule::Incurable) {
         return used;
     }
-    match database.catalog.remedy() {
+    match database.catalog.remedy(since) {
         Remedy::Close => Use::Incurable,
-        Remedy::Scrub if since.code == database.catalog.sight().code => used,
-        // What it has run may be gone by now.
-        Remedy::Scrub | Remedy::Unknown => {
-            session.doubtful = Some(Doubt { client, code: since.code });
+        Remedy::Scrub => used,
+        Remedy::Unknown => {
+            session.doubtful = Some(client);
             used
         }
     }
 }
 
-/// Whether this client may have it: what another may have left there is known to be undone by a scrub.
-pub fn is_fit(database: &Database, session: &mut Session, client: i32) -> bool {
-    let Some(doubt) = session.doubtful.filter(|doubt| doubt.client != client) else { return true };
-    let fit = database.catalog.remedy() == Remedy::Scrub && database.catalog.sight().code == doubt.code;
-    if fit {
-        session.doubtful = None;
-    }
-    fit
+/// Whether this client may have it: nobody else may have left there what no scrub undoes.
+pub fn is_fit(session: &Session, client: i32) -> bool {
+    session.doubtful.is_none_or(|by| by == client)
 }
 
 /// The server is free and clean: the path of a query.
@@ -55,10 +49,7 @@ pub fn free(database: &Arc<Database>, lease: Lease<PgBackend>, now: Instant) {
     if (lease.cancel.is_settled() || rule::off(Rule::Cancels)) && !lease.egress.read_only {
         let Some(lease) = database.catalog.offer(lease) else { return };
         // The first in line gets a new one: it would send this one away, and wait again.
-        if lease.session.doubtful.is_some()
-            && database.pool.stats().waiting > 0
-            && database.catalog.remedy() != Remedy::Scrub
-        {
+        if lease.session.doubtful.is_some() && database.pool.stats().waiting > 0 {
             return lease.discard(CloseReason::Hygiene);
         }
         return lease.give_back(now);

@@ -202,7 +202,7 @@ impl Serving {
         self.client.shared.set_activity(Activity::Active);
         lease.cache.set_limit(self.settings.policy.prepared_statements as usize);
         let pid = self.client.shared.pid;
-        if !give_back::is_fit(&self.database, &mut lease.session, pid) {
+        if !give_back::is_fit(&lease.session, pid) {
             lease.discard(CloseReason::Hygiene);
             return Some(lent);
         }
