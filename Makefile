@@ -31,7 +31,7 @@ e2e: ## Poolkeeper as it is shipped, on a real Kubernetes node, under load (part
 drivers: ## other people's test suites, directly and through Poolkeeper, writes tests/drivers/README.md (an hour or two; SUITES=pgx,pq COLUMNS=direct,transaction: some)
 	@tests/drivers/run $(if $(SUITES),--suites $(SUITES)) $(if $(COLUMNS),--columns $(COLUMNS))
 
-bench: ## Poolkeeper and PgBouncer side by side, writes benches/report.md (about half an hour; QUICK=1: 4 minutes)
+bench: ## Poolkeeper and PgBouncer side by side, writes benches/report.md (about fifty minutes; QUICK=1: 4 minutes)
 	@benches/compare/run $(if $(QUICK),--quick)
 
 profile: ## where the time of a query goes: system calls, flame graphs, instructions by function (target/profile)

@@ -82,9 +82,10 @@ CELLS = [
 
 @dataclass
 class Run:
-    """What one run of a load showed. CPU in microseconds per transaction, latencies in milliseconds."""
+    """What one run of a load showed. CPU in microseconds per transaction, of the pooler and of pgbench; latencies in milliseconds."""
 
     cpu: float
+    load_cpu: float
     tps: float
     p50: float
     p99: float
@@ -134,22 +135,22 @@ def measure(postgres, pooler, cell, where, seconds, script=None):
                 continue  # still logging in
             if marks:
                 transactions += tps * (now - marks[-1][0])
-            marks.append((now, process.cpu_seconds(pooler.pid)))
+            marks.append((now, process.cpu_seconds(pooler.pid), process.cpu_seconds(load.pid)))
             if now - marks[0][0] > seconds - 0.5:
                 load.send_signal(signal.SIGALRM)
                 break
         words.append(load.stderr.read())
         if load.wait() != 0 or len(marks) < 2:
             raise RuntimeError(f"pgbench through {pooler.name} failed in {cell.name()}: {''.join(words)}")
-        (began, cpu_began), (ended, cpu_ended) = marks[0], marks[-1]
+        (began, *cpu_began), (ended, *cpu_ended) = marks[0], marks[-1]
         times = _latencies(folder, began, ended)
     finally:
         if load.poll() is None:
             load.kill()
             load.wait()
         shutil.rmtree(folder, ignore_errors=True)
-    cpu = (cpu_ended - cpu_began) / transactions * 1e6
-    return Run(cpu, transactions / (ended - began), percentile(times, 0.5), percentile(times, 0.99), max(times))
+    cpu = [(after - before) / transactions * 1e6 for before, after in zip(cpu_began, cpu_ended)]
+    return Run(*cpu, transactions / (ended - began), percentile(times, 0.5), percentile(times, 0.99), max(times))
 
 
 def _latencies(folder, began, ended):

@@ -18,8 +18,8 @@ WORK, PATIENCE = 0.01, 0.1
 
 
 def section(bench):
-    lines = ["## Overload", "", f"pgbench's select on a pool of {POOL}: throughput with 10 and 50 times as many clients, beside as many as there are servers.", ""]
-    lines += ["| | clients | tps | of the peak | longest answer (a tenth of them seen) |", "|---|---|---|---|---|"]
+    lines = ["## Overload", "", f"pgbench's select on a pool of {POOL}: throughput with 10 and 50 times as many clients, beside as many as there are servers. CPU is per transaction: they share the processors.", ""]
+    lines += ["| | clients | tps | of the peak | longest answer (a tenth of them seen) | CPU of the pooler | CPU of pgbench |", "|---|---|---|---|---|---|---|"]
     rounds = 1 if bench.options.quick else 3
     sides = {kind: bench.make(kind) for kind in (Poolkeeper, PgBouncer)}
     try:
@@ -35,10 +35,12 @@ def section(bench):
     for kind in sides:
         peak = median(run.tps for run in seen[(kind, 1)])
         for times in TIMES:
-            tps, longest = median(run.tps for run in seen[(kind, times)]), max(run.longest for run in seen[(kind, times)])
+            runs = seen[(kind, times)]
+            tps, cpu, load = (median(getattr(run, what) for run in runs) for what in ("tps", "cpu", "load_cpu"))
+            longest = max(run.longest for run in runs)
             bench.note(f"{kind.name}, {times} x: {tps / peak:.2f} of the peak")
-            lines.append(f"| {kind.name} | {POOL * times} | {tps:.0f} | **{tps / peak:.2f}** | {longest:.0f} ms |")
-    lines += ["| goal | | | ≥ 0.90 | ≤ 30 s |", ""]
+            lines.append(f"| {kind.name} | {POOL * times} | {tps:.0f} | **{tps / peak:.2f}** | {longest:.0f} ms | {cpu:.1f} µs | {load:.1f} µs |")
+    lines += ["| goal | | | ≥ 0.90 | ≤ 30 s | | |", ""]
     lines += [
         f"With {WORK * 1000:.0f} ms of work a transaction and {PATIENCE * 1000:.0f} ms to wait, most are refused and come again at once. "
         "Answers a second beside those of as many clients as servers, refusals by SQLSTATE, the longest time to an answer or a refusal, and the "

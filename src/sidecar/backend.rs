@@ -54,7 +54,9 @@ pub struct PgConn {
     pub cache: Cache,
     /// Whose state it carries.
     pub session: Session,
-    /// What was known of the database when its client got it.
+    /// What is known of the database that it was opened for.
+    pub catalog: Arc<Catalog>,
+    /// What was known of that when its client got it.
     pub since: Sight,
     /// Bytes read from it.
     pub input: Buffer,
@@ -96,7 +98,7 @@ struct Name {
 /// Opens servers for one database by its settings of the moment.
 #[derive(Debug)]
 pub struct PgBackend {
-    settings: RwLock<Arc<Settings>>,
+    target: RwLock<Current>,
     cancels: Limiter,
     targets: Arc<Targets>,
     errors: ConnectErrors,
@@ -110,7 +112,13 @@ pub struct PgBackend {
     has_connected: AtomicBool,
     /// The server refused `client_connection_check_interval` (decision 2); not asked again in this generation.
     bare_login: AtomicBool,
-    /// Told by each server's connection of what is defined there.
+}
+
+/// What servers are opened by, and what is known of where they lead.
+#[derive(Debug, Clone)]
+struct Current {
+    settings: Arc<Settings>,
+    /// Each target has one of its own.
     catalog: Arc<Catalog>,
 }
 
@@ -118,7 +126,7 @@ impl PgBackend {
     /// For these settings.
     pub fn new(settings: Arc<Settings>) -> Self {
         Self {
-            settings: RwLock::new(settings),
+            target: RwLock::new(Current { settings, catalog: Arc::default() }),
             cancels: Limiter::default(),
             targets: Arc::default(),
             errors: ConnectErrors::default(),
@@ -127,30 +135,34 @@ impl PgBackend {
             has_names: AtomicBool::new(false),
             has_connected: AtomicBool::new(false),
             bare_login: AtomicBool::new(false),
-            catalog: Arc::default(),
         }
     }
 
-    /// What is known of the catalog.
-    pub fn catalog(&self) -> &Arc<Catalog> {
-        &self.catalog
+    /// What is known of the catalog of the target of the moment.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.current().catalog
     }
 
     fn settings(&self) -> Arc<Settings> {
-        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+        self.current().settings
+    }
+
+    fn current(&self) -> Current {
+        self.target.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Uses other settings for new servers; says what that means for those that are open.
     pub fn apply(&self, new: Arc<Settings>) -> Option<Replace> {
-        let mut settings = self.settings.write().unwrap_or_else(PoisonError::into_inner);
-        let replace = replacement(&settings, &new);
+        let mut current = self.target.write().unwrap_or_else(PoisonError::into_inner);
+        let replace = replacement(&current.settings, &new);
         if replace.is_some() {
             self.has_connected.store(false, Ordering::Relaxed);
             self.bare_login.store(false, Ordering::Relaxed);
-            // Before any server of the new target is opened.
-            self.catalog.forget();
         }
-        *settings = new;
+        if moves(&current.settings, &new) {
+            std::mem::take(&mut current.catalog).retire();
+        }
+        current.settings = new;
         replace
     }
 
@@ -209,7 +221,8 @@ impl PgBackend {
         self.bare_login.load(Ordering::Relaxed)
     }
 
-    async fn open(&self, set: &StartupSet, settings: &Settings) -> Result<Box<PgConn>, ConnectError> {
+    async fn open(&self, set: &StartupSet, current: Current) -> Result<Box<PgConn>, ConnectError> {
+        let Current { settings, catalog } = current;
         let policy = &settings.policy;
         let target = connect::Target {
             host: policy.database.host.clone(),
@@ -233,7 +246,8 @@ impl PgBackend {
             session: Session::default(),
             since: Sight::default(),
             input: Buffer::holding(&session.leftover),
-            egress: Egress::seen_by(Witness::new(Arc::clone(&self.catalog))),
+            egress: Egress::seen_by(Witness::new(Arc::clone(&catalog))),
+            catalog,
             to_client: Outgoing::default(),
             to_server: Outgoing::default(),
             cancel: self.targets.add(session.addr, role, session.pid, session.key),
@@ -249,12 +263,16 @@ fn replacement(old: &Settings, new: &Settings) -> Option<Replace> {
     if old.defaults() != new.defaults() {
         return Some(Replace::Now);
     }
+    moves(old, new).then_some(Replace::Within(REPLACEMENT))
+}
+
+/// Whether servers are opened elsewhere, in another way or for another role.
+fn moves(old: &Settings, new: &Settings) -> bool {
     let target = |settings: &Settings| {
         let database = &settings.policy.database;
         (database.host.clone(), database.port, database.name.clone(), database.tls, settings.credentials.user.clone())
     };
-    let moved = target(old) != target(new) || old.credentials.ca_pem != new.credentials.ca_pem;
-    moved.then_some(Replace::Within(REPLACEMENT))
+    target(old) != target(new) || old.credentials.ca_pem != new.credentials.ca_pem
 }
 
 impl Backend for PgBackend {
@@ -270,8 +288,9 @@ impl Backend for PgBackend {
     async fn connect(&self, set: &StartupSet) -> Result<Box<PgConn>, ConnectError> {
         let started = Instant::now();
         loop {
-            let settings = self.settings();
-            let error = match self.open(set, &settings).await {
+            let current = self.current();
+            let acquire = current.settings.policy.pool.acquire();
+            let error = match self.open(set, current).await {
                 Ok(conn) => return Ok(conn),
                 Err(error) => error,
             };
@@ -279,7 +298,7 @@ impl Backend for PgBackend {
             // A password that worked and no longer does is being changed: the new one may be here in a moment.
             let changing =
                 error.sqlstate == Some(SqlState::INVALID_PASSWORD) && self.has_connected.load(Ordering::Relaxed);
-            if !changing || started.elapsed() + PASSWORD_RETRY > settings.policy.pool.acquire() {
+            if !changing || started.elapsed() + PASSWORD_RETRY > acquire {
                 return Err(error);
             }
             tokio::time::sleep(PASSWORD_RETRY).await;

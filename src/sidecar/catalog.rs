@@ -90,8 +90,6 @@ struct Read {
     took: Duration,
     /// Why the last look went wrong, if it did.
     failure: Option<String>,
-    /// Set by a change of server.
-    not_before: Option<Instant>,
 }
 
 impl Catalog {
@@ -182,23 +180,28 @@ impl Catalog {
         Arc::clone(&self.read().verdict)
     }
 
-    /// It is another server from now on.
-    pub fn forget(&self) {
-        let mut read = self.read();
-        *read = Read { not_before: Some(Instant::now() + OLD_SERVERS), ..Read::default() };
-        // While the lock is held: a reading of the old server can't be stored afterwards.
+    /// Servers are opened elsewhere from now on, and nobody looks at this one again: what is known of it counts until the
+    /// servers that are left have been replaced.
+    pub fn retire(&self) {
+        self.wake.notify_one();
+    }
+
+    /// What was known counts no more.
+    fn expire(&self) {
         self.state.defined();
         self.code.fetch_add(1, Release);
-        drop(read);
-        self.wake.notify_one();
     }
 
     /// A client gives back a server that is fit to be lent: it is kept for a moment if a look has waited for one in vain.
     /// Returns it otherwise. One load, nearly always.
     #[inline]
     #[must_use = "the server is still to be given back"]
-    pub fn offer(&self, lease: Lease<PgBackend>) -> Option<Lease<PgBackend>> {
-        self.offers.take(lease)
+    pub fn offer(lease: Lease<PgBackend>) -> Option<Lease<PgBackend>> {
+        if !lease.catalog.offers.is_wanted() {
+            return Some(lease);
+        }
+        let catalog = Arc::clone(&lease.catalog);
+        catalog.offers.take(lease)
     }
 
     /// For `/status`.
@@ -283,7 +286,7 @@ impl Catalog {
                         report(alias, &verdict);
                     }
                     let (verdict, pulse) = (Arc::new(verdict), Some(pulse));
-                    *read = Read { verdict, cure, pulse, at: Some(Instant::now()), took, ..Read::default() };
+                    *read = Read { verdict, cure, pulse, at: Some(Instant::now()), took, failure: None };
                 }
                 Outcome::Answered(took)
             }
@@ -307,18 +310,26 @@ fn report(database: &str, verdict: &Verdict) {
 
 /// Looks at a database's catalog whenever that is due, until told to stop.
 pub async fn watch(database: Arc<Database>, stop: CancellationToken) {
-    let catalog = &database.catalog;
+    let mut catalog = database.catalog();
     let mut pace = Pace::new(Instant::now());
     loop {
-        let begun = (catalog.state.begin(), catalog.code.load(Acquire));
-        if let Some(not_before) = catalog.read().not_before.take() {
-            pace.renew(not_before);
+        let current = database.catalog();
+        if !Arc::ptr_eq(&current, &catalog) {
+            let old = std::mem::replace(&mut catalog, current);
+            tokio::spawn(async move {
+                tokio::time::sleep(OLD_SERVERS).await;
+                old.expire();
+            });
+            pace.renew(Instant::now());
         }
-        let until = match step(&database, &mut pace) {
+        let begun = (catalog.state.begin(), catalog.code.load(Acquire));
+        let until = match step(&database, &catalog, &mut pace) {
             Step::Look => {
                 let pulse = catalog.read().pulse.clone();
                 let started = Instant::now();
-                let Some(found) = stop.run_until_cancelled(look(&database, pulse.as_deref())).await else { return };
+                let Some(found) = stop.run_until_cancelled(look(&database, &catalog, pulse.as_deref())).await else {
+                    return;
+                };
                 let outcome = catalog.keep(&database.alias, begun, found, started.elapsed());
                 pace.ended(outcome, Instant::now());
                 continue;
@@ -337,17 +348,17 @@ pub async fn watch(database: Arc<Database>, stop: CancellationToken) {
     }
 }
 
-fn step(database: &Database, pace: &mut Pace) -> Step {
+fn step(database: &Database, catalog: &Catalog, pace: &mut Pace) -> Step {
     let now = Instant::now();
     // In Session mode no server goes from client to client unscrubbed.
     if database.settings().policy.mode == Mode::Session {
         return Step::Rest(now + OLD_SERVERS);
     }
-    let state = &database.catalog.state;
+    let state = &catalog.state;
     let sight = pace::Sight {
         known: state.known(),
         settled: state.is_settled(),
-        wants_remedy: database.catalog.wants_remedy(),
+        wants_remedy: catalog.wants_remedy(),
         transactions: database.workers.iter().map(|w| w.transactions.get()).fold(0, u64::wrapping_add),
         idle: database.pool.stats().idle > 0,
     };

@@ -47,8 +47,6 @@ pub struct Database {
     pub workers: Vec<Worker>,
     /// The probe's view of it.
     pub health: Health,
-    /// Whether anything in it can touch a session.
-    pub catalog: Arc<Catalog>,
     /// Prepared statements by text, shared by all clients.
     pub statements: Registry,
     /// What sessions begin with, where it changed since the first login.
@@ -72,7 +70,6 @@ impl Database {
         Self {
             alias: settings.policy.database.alias.clone(),
             pool: Pool::new(Arc::clone(&backend), settings.policy.pool.clone()),
-            catalog: Arc::clone(backend.catalog()),
             backend,
             workers: (0..workers).map(|_| Worker::default()).collect(),
             health: Health::default(),
@@ -85,6 +82,11 @@ impl Database {
             old: AtomicBool::new(false),
             welcomes: Mutex::new(LruCache::new(NonZeroUsize::MIN.saturating_add(WELCOMES - 1))),
         }
+    }
+
+    /// Whether anything in it can touch a session: in the one that servers are opened for now.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.backend.catalog()
     }
 
     /// The settings now.

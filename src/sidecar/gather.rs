@@ -150,7 +150,7 @@ fn pool(database: &Database, orphaned: bool, now: Instant) -> status::Pool {
         connections: connections(&database.pool.stats()),
         traffic: traffic(&database.workers),
         server: status::Server { errors: database.backend.errors().all(), degraded: degraded.into_iter().collect() },
-        catalog: database.catalog.status(now),
+        catalog: database.catalog().status(now),
         pinned: status::Pinned { clients: database.bound.load(Relaxed), limit: policy.most_bound() },
     }
 }

@@ -1,6 +1,7 @@
 //! A policy that changes while it serves: nobody notices.
 
-use crate::support::{Bed, Load, bed, eventually, fe};
+use crate::support::wire::Client;
+use crate::support::{Bed, Load, Policy, Sidecar, bed, eventually, fe};
 use std::time::Duration;
 
 #[test]
@@ -115,4 +116,30 @@ fn every_way_of_saving_is_seen() {
     version(7);
     size(7);
     sidecar.client().works();
+}
+
+/// Clients that take turns cost no servers while a change replaces them: other settings of a session, another target.
+#[test]
+fn a_change_replaces_servers_once() {
+    let mut bed = Bed::sized(2);
+    let Some(sidecar) = bed.sidecar_mut() else { return };
+    sidecar.settle();
+    let changes: [fn(Policy) -> Policy; 2] =
+        [|policy| policy.set("timeouts.statement", "17s"), |policy| policy.set("database.host", "localhost")];
+    for (n, change) in changes.into_iter().enumerate() {
+        let opened = |sidecar: &Sidecar| sidecar.metric("poolkeeper_server_connections_opened_total");
+        let before = opened(sidecar);
+        sidecar.apply(change);
+        let mut clients = [sidecar.client(), sidecar.client(), sidecar.client()];
+        eventually("all are new, and known", || {
+            clients.iter_mut().for_each(Client::works);
+            opened(sidecar) >= before + 2.0 && sidecar.metric("poolkeeper_catalog_quiet") == 1.0
+        });
+        for _ in 0..20 {
+            clients.iter_mut().for_each(Client::works);
+        }
+        // Those that were lent before the reading of another target may be closed once more.
+        let most = [2.0, 8.0][n];
+        assert!(opened(sidecar) - before <= most, "change {n}: {} servers", opened(sidecar) - before);
+    }
 }

@@ -1,12 +1,14 @@
 //! One look at the catalog, on a server lent for it alone.
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::pg::session::catalog::{Cure, Judge, Row, Verdict, question};
 use crate::pool::{Backend, CloseReason, Lease};
 use crate::sidecar::backend::PgBackend;
 use crate::sidecar::backend::rows::Ended;
+use crate::sidecar::catalog::Catalog;
 use crate::sidecar::database::Database;
 
 /// A look must end within this time; each statement of it within 10 s by the server's own clock.
@@ -36,9 +38,9 @@ pub enum Found {
     Failed(String),
 }
 
-/// Looks; `pulse` is what is known.
-pub async fn look(database: &Database, pulse: Option<&[u8]>) -> Found {
-    let mut lease = match server(database).await {
+/// Looks for this catalog; `pulse` is what is known.
+pub async fn look(database: &Database, catalog: &Arc<Catalog>, pulse: Option<&[u8]>) -> Found {
+    let mut lease = match server(database, catalog).await {
         Ok(lease) => lease,
         Err(found) => return found,
     };
@@ -59,15 +61,18 @@ pub async fn look(database: &Database, pulse: Option<&[u8]>) -> Found {
     }
 }
 
-/// An idle server, or the next that a client gives back: where all are busy all the time, none ever idles. None is
-/// opened: where no server changes its client, nobody needs a verdict.
-async fn server(database: &Database) -> Result<Lease<PgBackend>, Found> {
-    if database.pool.stats().idle == 0 {
-        let offered = tokio::time::timeout(OFFER, database.catalog.offers.next()).await;
-        return offered.map_err(|_| Found::Busy);
+/// An idle server, or the next that a client gives back: where all are busy all the time, none ever idles, and those that
+/// idle may be of an earlier target. None is opened: where no server changes its client, nobody needs a verdict.
+async fn server(database: &Database, catalog: &Arc<Catalog>) -> Result<Lease<PgBackend>, Found> {
+    if database.pool.stats().idle > 0 {
+        let Some(checkout) = database.pool.probe(database.backend.default_key()) else { return Err(Found::Busy) };
+        let lease = checkout.await.map_err(|error| Found::Failed(error.to_string()))?;
+        if Arc::ptr_eq(&lease.catalog, catalog) {
+            return Ok(lease);
+        }
+        lease.give_back(Instant::now());
     }
-    let Some(checkout) = database.pool.probe(database.backend.default_key()) else { return Err(Found::Busy) };
-    checkout.await.map_err(|error| Found::Failed(error.to_string()))
+    tokio::time::timeout(OFFER, catalog.offers.next()).await.map_err(|_| Found::Busy)
 }
 
 /// Asks, and ends the transaction however that went.

@@ -29,14 +29,15 @@ impl Offers {
         }
     }
 
-    /// Keeps a server for who waits for one; returns it if nobody does.
+    /// Whether a server is awaited.
     #[inline]
-    pub fn take(&self, lease: Lease<PgBackend>) -> Option<Lease<PgBackend>> {
-        if self.wanted.load(Relaxed) { self.hand_over(lease) } else { Some(lease) }
+    pub fn is_wanted(&self) -> bool {
+        self.wanted.load(Relaxed)
     }
 
+    /// Keeps a server for who waits for one; returns it if nobody does.
     #[cold]
-    fn hand_over(&self, lease: Lease<PgBackend>) -> Option<Lease<PgBackend>> {
+    pub fn take(&self, lease: Lease<PgBackend>) -> Option<Lease<PgBackend>> {
         let sender = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.wanted.store(false, Relaxed);
         match sender {

@@ -74,9 +74,9 @@ impl Pace {
         Self { not_before: now, answered: None, transactions: 0, wanted: None, pause: Duration::ZERO }
     }
 
-    /// Another server from now on: the look waits until those of the old one are gone.
-    pub fn renew(&mut self, not_before: Instant) {
-        *self = Self { transactions: self.transactions, ..Self::new(not_before) };
+    /// Another target from now on.
+    pub fn renew(&mut self, now: Instant) {
+        *self = Self { transactions: self.transactions, ..Self::new(now) };
     }
 
     /// What to do now.
@@ -120,6 +120,8 @@ impl Pace {
                 self.not_before = now + (took * REST).clamp(SHORT, MAX_REST);
                 return;
             }
+            // Before the first reading every change of client may cost a server.
+            Outcome::Busy if self.answered.is_none() => (SHORT, SHORT),
             Outcome::Busy => (SHORT, BUSY),
             Outcome::Failed => FAILED,
         };
@@ -206,8 +208,12 @@ mod tests {
             now = until;
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
-        pace.renew(now + BUSY);
-        assert_eq!(pace.step(sight(Known::Nothing, 1, true), now), Step::Wait(now + BUSY));
+        pace.renew(now);
+        assert_eq!(pace.step(sight(Known::Nothing, 1, true), now), Step::Look);
+        for _ in 0..5 {
+            pace.ended(Outcome::Busy, now);
+            assert_eq!(pace.step(sight(Known::Nothing, 1, true), now), Step::Wait(now + SHORT));
+        }
         pace.ended(Outcome::Failed, now);
         assert_eq!(pace.step(sight(Known::Nothing, 1, true), now), Step::Wait(now + FAILED.0), "counted anew");
     }

@@ -45,15 +45,17 @@ fn a_failed_look_leaves_what_is_known() {
 }
 
 #[test]
-fn another_server_is_another_catalog() {
+fn what_was_known_of_an_earlier_target_counts_for_a_while() {
     let catalog = quiet();
-    let before = now(&catalog);
-    catalog.forget();
-    assert!(!catalog.is_quiet());
-    assert_eq!(*catalog.verdict(), Verdict::Unknown);
+    let (before, since) = (now(&catalog), catalog.sight());
+    catalog.retire();
+    assert!(catalog.was_quiet(since));
+    assert_eq!(catalog.remedy(since), Remedy::Scrub);
+    catalog.expire();
+    assert!(!catalog.is_quiet() && !catalog.was_quiet(since));
+    assert_eq!(catalog.remedy(since), Remedy::Unknown);
     catalog.keep("x", before, read(Verdict::Quiet), Duration::ZERO);
-    assert_eq!((catalog.is_quiet(), &*catalog.verdict()), (false, &Verdict::Unknown), "the old server's answer");
-    assert!(catalog.read().not_before.is_some_and(|at| at > Instant::now()));
+    assert!(!catalog.is_quiet(), "that one began before");
 }
 
 #[test]
@@ -137,7 +139,7 @@ fn what_a_scrub_undoes_is_known_from_a_reading_until_a_routine_is_defined() {
     assert_eq!(now_known(&catalog), Remedy::Scrub);
     assert!(catalog.is_quiet() && !catalog.was_quiet(since), "it was there meanwhile");
     assert!(catalog.was_quiet(catalog.sight()) && catalog.remedy(since) == Remedy::Unknown);
-    catalog.forget();
+    catalog.expire();
     assert_eq!(now_known(&catalog), Remedy::Unknown);
     catalog.keep("x", now(&catalog), Found::Failed("no right".into()), Duration::ZERO);
     assert_eq!(now_known(&catalog), Remedy::Unknown, "once may be an accident");

@@ -18,7 +18,7 @@ impl Relay<'_> {
         self.rules.mode != Mode::Session
             && self.rules.application.is_some()
             && self.server.exchange.is_free()
-            && self.client.ingress.mine.wants_audit(self.database.catalog.is_quiet())
+            && self.client.ingress.mine.wants_audit(self.server.catalog.is_quiet())
     }
 
     /// Asks. The client's next message waits for the answers.
@@ -30,7 +30,7 @@ impl Relay<'_> {
         } else {
             stats.targeted_audits.inc()
         }
-        let (questions, names) = mine.questions(self.database.catalog.is_quiet());
+        let (questions, names) = mine.questions(self.server.catalog.is_quiet());
         let conn = &mut *self.server;
         conn.session.found = Default::default();
         let (session, exchange) = (&mut conn.session, &mut conn.exchange);

@@ -11,14 +11,14 @@ use crate::pg::session::scan::Pin;
 use crate::pg::session::server::Session;
 use crate::pool::{CloseReason, Lease};
 use crate::sidecar::backend::{PgBackend, PgConn};
-use crate::sidecar::catalog::Remedy;
+use crate::sidecar::catalog::{Catalog, Remedy};
 use crate::sidecar::database::{Database, Settings};
 
 /// How long a cancel request may keep a server from being lent.
 const CANCELS: Duration = Duration::from_secs(10);
 
 /// How far a transaction of `client` touched a session whose database may hold what no scrub undoes.
-pub fn doubted(database: &Database, conn: &mut PgConn, client: i32, used: Use) -> Use {
+pub fn doubted(conn: &mut PgConn, client: i32, used: Use) -> Use {
     let (session, since) = (&mut conn.session, conn.since);
     if session.spoiled {
         return Use::Incurable;
@@ -26,7 +26,7 @@ pub fn doubted(database: &Database, conn: &mut PgConn, client: i32, used: Use) -
     if used != Use::Unproven || rule::off(Rule::Incurable) {
         return used;
     }
-    match database.catalog.remedy(since) {
+    match conn.catalog.remedy(since) {
         Remedy::Close => Use::Incurable,
         Remedy::Scrub => used,
         Remedy::Unknown => {
@@ -47,7 +47,7 @@ pub fn free(database: &Arc<Database>, lease: Lease<PgBackend>, now: Instant) {
         return lease.discard(CloseReason::Hygiene);
     }
     if (lease.cancel.is_settled() || rule::off(Rule::Cancels)) && !lease.egress.read_only {
-        let Some(lease) = database.catalog.offer(lease) else { return };
+        let Some(lease) = Catalog::offer(lease) else { return };
         // The first in line gets a new one: it would send this one away, and wait again.
         if lease.session.doubtful.is_some() && database.pool.stats().waiting > 0 {
             return lease.discard(CloseReason::Hygiene);

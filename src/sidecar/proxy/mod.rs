@@ -206,7 +206,7 @@ impl Serving {
             lease.discard(CloseReason::Hygiene);
             return Some(lent);
         }
-        lease.since = self.database.catalog.sight();
+        lease.since = lease.catalog.sight();
         if lease.session.sequences_of != Some(pid) {
             // Whoever had it before may have left values there.
             lease.session.sequences_of = lease.session.untouched.then_some(pid);
@@ -226,8 +226,8 @@ impl Serving {
             }
             lease.input.rest();
             let mine = &mut self.client.ingress.mine;
-            let used = mine.used(self.care, self.database.catalog.was_quiet(lease.since));
-            let used = give_back::doubted(&self.database, &mut lease, pid, used);
+            let used = mine.used(self.care, lease.catalog.was_quiet(lease.since));
+            let used = give_back::doubted(&mut lease, pid, used);
             self.last =
                 (used != Use::Harmless || !mine.label.is_plain()).then(|| NonZeroU64::new(lease.id())).flatten();
             lease.session.proof.left(pid, &mine.label, used);
@@ -275,14 +275,15 @@ impl Serving {
         elsewhere: Option<&stats::Worker>,
     ) -> (End, Instant) {
         let policy = &self.settings.policy;
+        let catalog = Arc::clone(&lease.catalog);
         let rules = Rules {
             mode: self.mode,
             care: self.care,
             shares_statements: policy.prepared_statements > 0,
             max_buffered: policy.listen.max_buffered,
             application: self.application.as_deref(),
-            prepares: self.database.catalog.prepares(),
-            catalog: &self.database.catalog,
+            prepares: catalog.prepares(),
+            catalog: &catalog,
             client: self.client.shared.pid,
             statements: &self.database.statements,
             stats: elsewhere.unwrap_or(&self.database.workers[self.worker.number]),
@@ -347,9 +348,9 @@ impl Serving {
             }
         }
         let mine = &mut self.client.ingress.mine;
-        let used = mine.used(self.care, self.database.catalog.was_quiet(lease.since));
+        let used = mine.used(self.care, lease.catalog.was_quiet(lease.since));
         let pid = self.client.shared.pid;
-        if self.mode != Mode::Session && give_back::doubted(&self.database, &mut lease, pid, used) == Use::Incurable {
+        if self.mode != Mode::Session && give_back::doubted(&mut lease, pid, used) == Use::Incurable {
             lease.session.proof.close();
         }
         give_back::after(&self.database, &self.settings, lease, &end, self.mode, mine.pin());

@@ -25,6 +25,11 @@ fn dblink(session: &mut Session<'_>) -> Step {
     session.ask(&format!("SELECT public.dblink_exec('{name}', 'SET app.tag = ''{value}''')"))?;
     let sql = format!("SELECT v FROM public.dblink('{name}', 'SELECT current_setting(''app.tag'')') t (v text)");
     let rows = session.ask(&sql)?;
+    // It reads rows in the far side's formats, and then sets its own again: PostgreSQL 13 reports both at once.
+    let world = session.world;
+    let passing =
+        |name: &str, value: &str| matches!(name, "DateStyle" | "IntervalStyle") && value == world.default(name);
+    session.told.retain(|(name, value, _)| !passing(name, value));
     session.must_be(&rows, &[&value])?;
     if session.dice.chance(50) {
         session.model.dblink = true;
