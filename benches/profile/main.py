@@ -7,11 +7,13 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path[:0] = [HERE, f"{ROOT}/benches/compare", f"{ROOT}/scripts"]
 
+import beside  # noqa: E402
 import calls  # noqa: E402
 import flames  # noqa: E402
 from cells import environment, pgbench  # noqa: E402
@@ -44,9 +46,8 @@ def wrapped(binary, folder):
     return path
 
 
-def counted(server, folder, binary, mode):
+def counted(server, folder, mode):
     """(instructions per transaction, by function) of a steady load: two runs of which one is longer, so that logging in cancels out."""
-    Poolkeeper.binary = wrapped(binary, folder)
     pooler = Poolkeeper(server, process.folder("counted"))
     try:
         _load(server, pooler, mode, 30)  # statements are parsed, servers open, the catalog is read
@@ -80,9 +81,13 @@ def _instructions(server, pooler, folder, mode, each):
 
 def by_function(path, transactions, most=25):
     """Lines of callgrind_annotate, per transaction."""
-    out = subprocess.run(["callgrind_annotate", path], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(["callgrind_annotate", "--auto=no", path], capture_output=True, text=True, check=True).stdout
     found = re.findall(r"^ *([\d,]+) \([ \d.]+%\) +(?:\S*?:)?(\S.*?)(?: \[.*)?$", out, flags=re.MULTILINE)
-    return [f"{int(count.replace(',', '')) / transactions:8.0f}  {name[:110]}" for count, name in found if name != "PROGRAM TOTALS"][:most]
+    counts = Counter()  # a function with others in it has a line for each of their files
+    for count, name in found:
+        counts[name] += int(count.replace(",", "")) / transactions
+    del counts["PROGRAM TOTALS"]
+    return [f"{count:8.0f}  {name[:110]}" for name, count in counts.most_common(most)]
 
 
 def main():
@@ -105,8 +110,10 @@ def main():
                         print(f"    {each:6.2f}  {name}")
                 flames.graph(server, pooler, mode, CLIENTS, options.inferno, f"{options.out}/{mode}.svg")
                 pooler.stop()
+            beside.show(server)
+        Poolkeeper.binary = wrapped(binary, folder)
         for mode in BOUNDS if options.check else LOADS:
-            count, path = counted(server, folder, binary, mode)
+            count, path = counted(server, folder, mode)
             bound = BOUNDS.get(mode)
             print(f"==> {mode}, {CLIENTS} clients: {count:.0f} instructions per transaction" + (f" (bound {bound})" if options.check else ""), flush=True)
             if options.check and count > bound:
