@@ -126,7 +126,7 @@ impl PgBackend {
     /// For these settings.
     pub fn new(settings: Arc<Settings>) -> Self {
         Self {
-            target: RwLock::new(Current { settings, catalog: Arc::default() }),
+            target: RwLock::new(Current { settings, catalog: Catalog::first() }),
             cancels: Limiter::default(),
             targets: Arc::default(),
             errors: ConnectErrors::default(),
@@ -160,7 +160,7 @@ impl PgBackend {
             self.bare_login.store(false, Ordering::Relaxed);
         }
         if moves(&current.settings, &new) {
-            std::mem::take(&mut current.catalog).retire();
+            current.catalog = current.catalog.succeeded();
         }
         current.settings = new;
         replace

@@ -2,7 +2,7 @@
 //! pool, as the health query does: it never stands in line, and it opens none. Where no server ever idles,
 //! it takes one that a client gives back. Nobody waits for the verdict: until it is known, the database is not quiet.
 //!
-//! The catalog is read at first, after a change of server, and when its *pulse* shows that something was defined. The
+//! The catalog is read at first, after a change of target, and when its *pulse* shows that something was defined. The
 //! pulse is taken at once after a definition seen here, and every 3 s while clients are served; nothing is asked of a
 //! database that nobody uses, and the verdict on it counts no more until somebody does.
 
@@ -15,7 +15,7 @@ use std::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -41,7 +41,9 @@ const LOGGED: usize = 3;
 /// The kinds of a remedy: the lowest bits beside the number of the definitions that it is of.
 const SCRUB: u64 = 1;
 const CLOSE: u64 = 2;
-const KINDS: u32 = 2;
+/// Beside one of them: it was not looked at for long, so that it counts no more until it is found unchanged.
+const STALE: u64 = 4;
+const KINDS: u32 = 3;
 
 /// What is known of one database's catalog.
 #[derive(Debug, Default)]
@@ -58,7 +60,12 @@ pub struct Catalog {
     read: Mutex<Read>,
     wake: Notify,
     offers: Offers,
+    retired: CancellationToken,
+    kin: Arc<Kin>,
 }
+
+/// All that is known of the targets of one pool: they may be the same database by another name, or for another role.
+type Kin = Mutex<Vec<Weak<Catalog>>>;
 
 /// What makes a session clean in which a client may have left anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,9 +97,47 @@ struct Read {
     took: Duration,
     /// Why the last look went wrong, if it did.
     failure: Option<String>,
+    /// The last answer was that this role may not look.
+    refused: bool,
 }
 
 impl Catalog {
+    /// For a pool's first target.
+    pub fn first() -> Arc<Self> {
+        Self::of(Arc::default())
+    }
+
+    /// For the pool's next target; nobody looks at this one again: what is known of it counts until its servers have
+    /// been replaced.
+    pub fn succeeded(&self) -> Arc<Self> {
+        self.retired.cancel();
+        self.wake.notify_one();
+        Self::of(Arc::clone(&self.kin))
+    }
+
+    fn of(kin: Arc<Kin>) -> Arc<Self> {
+        let catalog = Arc::new(Self { kin, ..Self::default() });
+        let mut all = catalog.kin.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|other| other.strong_count() > 0);
+        all.push(Arc::downgrade(&catalog));
+        drop(all);
+        catalog
+    }
+
+    /// What was defined through a server of this target may be seen through those of the others.
+    fn tell_others(&self, code: bool) {
+        let all = self.kin.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for other in all.iter().filter_map(Weak::upgrade) {
+            if std::ptr::eq(Arc::as_ptr(&other), self) {
+                continue;
+            }
+            if code {
+                other.code.fetch_add(1, Release);
+            }
+            other.ddl_seen();
+        }
+    }
+
     /// Whether nothing in the database can touch a session. False while that is not known: before the first reading,
     /// from a definition seen here until a reading that began after it, and for an instant after a time in which nobody
     /// used the database. One load.
@@ -118,7 +163,7 @@ impl Catalog {
             self.wake.notify_one();
         }
         // Whatever has happened to routines has changed the number.
-        let gone = remedy == Remedy::Scrub && since.remedy != self.remedy.load(Acquire);
+        let gone = remedy == Remedy::Scrub && since.remedy & !STALE != self.remedy.load(Acquire);
         if gone { Remedy::Unknown } else { remedy }
     }
 
@@ -178,12 +223,6 @@ impl Catalog {
     /// The last reading's verdict, which may have been overtaken by a definition; [`Catalog::is_quiet`] knows.
     pub fn verdict(&self) -> Arc<Verdict> {
         Arc::clone(&self.read().verdict)
-    }
-
-    /// Servers are opened elsewhere from now on, and nobody looks at this one again: what is known of it counts until the
-    /// servers that are left have been replaced.
-    pub fn retire(&self) {
-        self.wake.notify_one();
     }
 
     /// What was known counts no more.
@@ -246,8 +285,14 @@ impl Catalog {
     /// What can't be confirmed counts for a while only.
     fn doubt(&self, read: &Read) {
         if read.at.is_some_and(|at| at.elapsed() > DOUBTFUL) {
-            self.state.grow_stale();
+            self.grow_stale();
         }
+    }
+
+    /// It was not looked at for long: what is known counts no more until it is found unchanged.
+    fn grow_stale(&self) {
+        self.state.grow_stale();
+        self.remedy.fetch_or(STALE, AcqRel);
     }
 
     /// Keeps what a look found, if nothing was defined since it began.
@@ -261,36 +306,51 @@ impl Catalog {
             Found::Failed(reason) => {
                 self.doubt(&read);
                 // A server that nobody can look into, time after time, is pooled all the same: what the last reading said holds on.
-                if read.failure.is_some() && self.wants_remedy() {
+                if std::mem::replace(&mut read.refused, true) && self.wants_remedy() {
                     self.set_remedy(&read.cure, self.code.load(Acquire));
                 }
-                if read.failure.as_ref() != Some(&reason) {
-                    tracing::warn!(database = alias, "the catalog can't be read: {reason}");
-                }
-                read.failure = Some(reason);
-                Outcome::Failed
+                read.fail(alias, reason)
+            }
+            Found::Lost(reason) => {
+                self.doubt(&read);
+                read.fail(alias, reason)
             }
             Found::Same => {
                 let holds = self.state.confirm(begun, *read.verdict == Verdict::Quiet);
                 self.keep_cure(&read.cure, holds, code);
+                (read.failure, read.refused) = (None, false);
                 if holds {
-                    (read.at, read.failure) = (Some(Instant::now()), None);
+                    read.at = Some(Instant::now());
                 }
                 Outcome::Answered(took)
             }
             Found::Read { verdict, cure, pulse } => {
                 let holds = self.state.publish(begun, verdict == Verdict::Quiet);
-                self.keep_cure(&cure, holds, code);
+                // What was defined elsewhere may have come and gone in between: what has run meanwhile is not forgiven.
+                let other = read.pulse.as_ref().is_some_and(|known| *known != pulse);
+                let counted = other && self.code.compare_exchange(code, code + 1, AcqRel, Acquire).is_ok();
+                self.keep_cure(&cure, holds, code + u64::from(counted));
+                (read.failure, read.refused) = (None, false);
                 if holds {
                     if *read.verdict != verdict {
                         report(alias, &verdict);
                     }
                     let (verdict, pulse) = (Arc::new(verdict), Some(pulse));
-                    *read = Read { verdict, cure, pulse, at: Some(Instant::now()), took, failure: None };
+                    *read = Read { verdict, cure, pulse, at: Some(Instant::now()), took, ..Read::default() };
                 }
                 Outcome::Answered(took)
             }
         }
+    }
+}
+
+impl Read {
+    fn fail(&mut self, alias: &str, reason: String) -> Outcome {
+        if self.failure.as_ref() != Some(&reason) {
+            tracing::warn!(database = alias, "the catalog can't be read: {reason}");
+        }
+        self.failure = Some(reason);
+        Outcome::Failed
     }
 }
 
@@ -327,15 +387,16 @@ pub async fn watch(database: Arc<Database>, stop: CancellationToken) {
             Step::Look => {
                 let pulse = catalog.read().pulse.clone();
                 let started = Instant::now();
-                let Some(found) = stop.run_until_cancelled(look(&database, &catalog, pulse.as_deref())).await else {
-                    return;
-                };
+                let look = catalog.retired.run_until_cancelled(look(&database, &catalog, pulse.as_deref()));
+                let Some(found) = stop.run_until_cancelled(look).await else { return };
+                // Its server may be gone for good.
+                let Some(found) = found else { continue };
                 let outcome = catalog.keep(&database.alias, begun, found, started.elapsed());
                 pace.ended(outcome, Instant::now());
                 continue;
             }
             Step::Rest(until) => {
-                catalog.state.grow_stale();
+                catalog.grow_stale();
                 until
             }
             Step::Wait(until) => until,
@@ -396,6 +457,7 @@ impl Witness {
         if !std::mem::replace(&mut self.open, true) {
             self.catalog.state.opened();
         }
+        self.catalog.tell_others(self.code);
     }
 
     /// No transaction is open any more: what was defined is visible, or gone.
@@ -404,12 +466,14 @@ impl Witness {
     pub fn ended(&mut self) -> bool {
         let open = std::mem::take(&mut self.open);
         if open {
-            if std::mem::take(&mut self.code) {
+            let code = std::mem::take(&mut self.code);
+            if code {
                 // What a reading has not seen yet is there for all from now on.
                 self.catalog.code.fetch_add(1, Release);
             }
             self.catalog.state.ended();
             self.catalog.wake.notify_one();
+            self.catalog.tell_others(code);
         }
         open
     }

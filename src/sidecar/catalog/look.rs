@@ -34,8 +34,10 @@ pub enum Found {
     },
     /// No server could be had.
     Busy,
-    /// It went wrong, for this reason.
+    /// The server has answered with an error: it does not let this role look.
     Failed(String),
+    /// There was no answer, which says nothing of the next look.
+    Lost(String),
 }
 
 /// Looks for this catalog; `pulse` is what is known.
@@ -52,7 +54,7 @@ pub async fn look(database: &Database, catalog: &Arc<Catalog>, pulse: Option<&[u
         // Whatever was left in its session is left to nobody.
         Ok(Err(error)) => {
             lease.discard(CloseReason::Disconnected);
-            Found::Failed(error.to_string())
+            Found::Lost(error.to_string())
         }
         Err(_) => {
             lease.discard(CloseReason::Abandoned);
@@ -66,7 +68,7 @@ pub async fn look(database: &Database, catalog: &Arc<Catalog>, pulse: Option<&[u
 async fn server(database: &Database, catalog: &Arc<Catalog>) -> Result<Lease<PgBackend>, Found> {
     if database.pool.stats().idle > 0 {
         let Some(checkout) = database.pool.probe(database.backend.default_key()) else { return Err(Found::Busy) };
-        let lease = checkout.await.map_err(|error| Found::Failed(error.to_string()))?;
+        let lease = checkout.await.map_err(|error| Found::Lost(error.to_string()))?;
         if Arc::ptr_eq(&lease.catalog, catalog) {
             return Ok(lease);
         }

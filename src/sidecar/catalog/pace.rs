@@ -86,8 +86,16 @@ impl Pace {
         }
         let used = sight.transactions != self.transactions;
         match sight.known {
-            // It wakes us when it ends.
-            Known::Nothing if !sight.settled && !sight.wants_remedy => return Step::Wait(now + BUSY),
+            // It wakes us when it ends. Meanwhile others may define what no scrub undoes.
+            Known::Nothing if !sight.settled && !sight.wants_remedy => {
+                let due = self.answered.map_or(now, |answered| answered + PULSE);
+                if now < due {
+                    return Step::Wait(due);
+                }
+                if !used {
+                    return Step::Rest(now + PULSE);
+                }
+            }
             // No client has come yet.
             Known::Nothing if self.answered.is_none() && !used && !sight.idle => return Step::Wait(now + SHORT),
             Known::Nothing => {}
@@ -102,8 +110,8 @@ impl Pace {
             }
         }
         let wanted = *self.wanted.get_or_insert(now);
-        // The first reading is waited for by all.
-        if !sight.idle && self.answered.is_some() && now < wanted + PATIENCE {
+        // While nothing is known, every change of client costs a scrub: that is more than one server for a moment.
+        if !sight.idle && sight.known != Known::Nothing && now < wanted + PATIENCE {
             self.ended(Outcome::Busy, now);
             return Step::Wait(self.not_before);
         }
@@ -154,9 +162,12 @@ mod tests {
         let mut pace = Pace::new(now);
         assert_eq!(pace.step(sight(Known::Nothing, 1, false), now), Step::Look, "for the first time at once");
         pace.ended(Outcome::Answered(Duration::ZERO), now);
-        let now = now + SHORT;
+        let now = now + PULSE;
+        assert_eq!(pace.step(sight(Known::Nothing, 2, false), now), Step::Look, "each change of client costs a scrub");
+        pace.ended(Outcome::Answered(Duration::ZERO), now);
+        let now = now + PULSE;
         let (mut at, mut pauses) = (now, Vec::new());
-        while let Step::Wait(until) = pace.step(sight(Known::Nothing, 1, false), at) {
+        while let Step::Wait(until) = pace.step(sight(Known::Quiet, 3, false), at) {
             pauses.push((until - at).as_millis());
             at = until;
         }
@@ -192,7 +203,14 @@ mod tests {
         pace.ended(Outcome::Answered(Duration::from_secs(9)), now);
         assert_eq!(pace.step(sight(Known::Nothing, 1, true), now), Step::Wait(now + MAX_REST));
         let open = Sight { settled: false, ..sight(Known::Nothing, 1, true) };
-        assert_eq!(pace.step(open, now + MAX_REST), Step::Wait(now + MAX_REST + BUSY));
+        assert_eq!(pace.step(open, now + MAX_REST), Step::Look, "others may define what nobody here sees");
+        pace.ended(Outcome::Answered(MS(1)), now + MAX_REST);
+        let later = now + MAX_REST + SHORT;
+        assert_eq!(pace.step(open, later), Step::Wait(now + MAX_REST + PULSE));
+        let later = now + MAX_REST + PULSE;
+        assert_eq!(pace.step(open, later), Step::Rest(later + PULSE), "nobody used it");
+        let wanting = Sight { wants_remedy: true, ..open };
+        assert_eq!(pace.step(wanting, later), Step::Look, "somebody has to know");
     }
 
     #[test]

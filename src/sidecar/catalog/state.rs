@@ -26,7 +26,7 @@ const NOISY: u64 = 3;
 /// One transaction that has defined something and is still open.
 const OPEN: u64 = 1 << 2;
 const OPENS: u64 = ((1 << 22) - 1) << 2;
-/// One definition. Enough of them for a million a second and half a year; what follows is a verdict of half a year ago.
+/// One definition: 2⁴⁰ of them, a thousand a second for 34 years.
 const EPOCH: u64 = 1 << 24;
 
 /// The verdict, how many transactions that define something are open, and how many definitions there were.

@@ -48,9 +48,9 @@ fn a_failed_look_leaves_what_is_known() {
 fn what_was_known_of_an_earlier_target_counts_for_a_while() {
     let catalog = quiet();
     let (before, since) = (now(&catalog), catalog.sight());
-    catalog.retire();
-    assert!(catalog.was_quiet(since));
-    assert_eq!(catalog.remedy(since), Remedy::Scrub);
+    let next = catalog.succeeded();
+    assert!(catalog.retired.is_cancelled() && !next.retired.is_cancelled());
+    assert!(catalog.is_quiet() && !next.is_quiet());
     catalog.expire();
     assert!(!catalog.is_quiet() && !catalog.was_quiet(since));
     assert_eq!(catalog.remedy(since), Remedy::Unknown);
@@ -165,4 +165,73 @@ fn a_routine_that_goes_elsewhere_leaves_what_it_did() {
     let after = catalog.sight();
     catalog.keep("x", now(&catalog), found(false), Duration::ZERO);
     assert_eq!(catalog.remedy(after), Remedy::Scrub);
+}
+
+fn read_with(incurable: bool, pulse: &[u8]) -> Found {
+    let cure = Cure { incurable, ..Cure::default() };
+    Found::Read { verdict: Verdict::Quiet, cure, pulse: pulse.to_vec() }
+}
+
+#[test]
+fn a_definition_through_one_target_counts_for_the_others() {
+    let first = Catalog::first();
+    let second = first.succeeded();
+    let both = [&first, &second];
+    for (by, other) in [(0, 1), (1, 0)] {
+        let mut witness = Witness::new(Arc::clone(both[by]));
+        let read_both = || both.map(|catalog| catalog.keep("x", now(catalog), read_with(false, b"1"), Duration::ZERO));
+        read_both();
+        assert!(both.iter().all(|catalog| catalog.is_quiet()));
+        witness.completed(b"CREATE TABLE\0");
+        assert!(both.iter().all(|catalog| !catalog.is_quiet()));
+        read_both();
+        assert!(both[other].is_quiet(), "not committed");
+        witness.ended();
+        assert!(!both[other].is_quiet());
+        read_both();
+        witness.completed(b"ALTER ROUTINE\0");
+        let unknown = |catalog: &Catalog| catalog.remedy(catalog.sight()) == Remedy::Unknown;
+        assert!(both.iter().all(|catalog| unknown(catalog)));
+        read_both();
+        witness.ended();
+        assert!(both.iter().all(|catalog| unknown(catalog)));
+    }
+}
+
+#[test]
+fn what_a_scrub_undoes_is_to_be_found_out_again_after_a_time_without_clients() {
+    let catalog = Catalog::default();
+    catalog.keep("x", now(&catalog), read_with(false, b"1"), Duration::ZERO);
+    catalog.grow_stale();
+    let since = catalog.sight();
+    assert_eq!(catalog.remedy(since), Remedy::Unknown);
+    catalog.keep("x", now(&catalog), Found::Same, Duration::ZERO);
+    assert_eq!(catalog.remedy(since), Remedy::Scrub, "nothing had changed");
+    catalog.grow_stale();
+    let since = catalog.sight();
+    catalog.keep("x", now(&catalog), read_with(false, b"2"), Duration::ZERO);
+    assert_eq!(catalog.remedy(since), Remedy::Unknown, "something had");
+    assert_eq!(catalog.remedy(catalog.sight()), Remedy::Scrub);
+    catalog.grow_stale();
+    let since = catalog.sight();
+    catalog.keep("x", now(&catalog), read_with(true, b"3"), Duration::ZERO);
+    assert_eq!(catalog.remedy(since), Remedy::Close);
+}
+
+#[test]
+fn a_broken_connection_says_nothing_of_the_catalog() {
+    let catalog = Catalog::default();
+    let lost = || Found::Lost("connection reset".into());
+    let failed = || Found::Failed("no right".into());
+    for found in [lost(), lost(), failed(), lost()] {
+        assert_eq!(catalog.keep("x", now(&catalog), found, Duration::ZERO), Outcome::Failed);
+        assert_eq!(catalog.remedy(catalog.sight()), Remedy::Unknown);
+    }
+    assert_eq!(catalog.status(Instant::now()).failure.as_deref(), Some("connection reset"));
+    catalog.keep("x", now(&catalog), failed(), Duration::ZERO);
+    assert_eq!(catalog.remedy(catalog.sight()), Remedy::Scrub, "refused twice");
+    catalog.keep("x", now(&catalog), read_with(false, b"1"), Duration::ZERO);
+    catalog.expire();
+    catalog.keep("x", now(&catalog), failed(), Duration::ZERO);
+    assert_eq!(catalog.remedy(catalog.sight()), Remedy::Unknown, "counted anew after an answer");
 }

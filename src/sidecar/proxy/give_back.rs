@@ -8,7 +8,6 @@ use crate::api::resolve::{Mode, Reset};
 use crate::pg::session::proof::Use;
 use crate::pg::session::rule::{self, Rule};
 use crate::pg::session::scan::Pin;
-use crate::pg::session::server::Session;
 use crate::pool::{CloseReason, Lease};
 use crate::sidecar::backend::{PgBackend, PgConn};
 use crate::sidecar::catalog::{Catalog, Remedy};
@@ -36,9 +35,17 @@ pub fn doubted(conn: &mut PgConn, client: i32, used: Use) -> Use {
     }
 }
 
-/// Whether this client may have it: nobody else may have left there what no scrub undoes.
-pub fn is_fit(session: &Session, client: i32) -> bool {
-    session.doubtful.is_none_or(|by| by == client)
+/// Whether this client may have it: nobody else may have left there what no scrub undoes. What was known of the catalog
+/// when a doubtful one was lent is kept for as long as it is doubtful.
+pub fn is_fit(conn: &mut PgConn, client: i32) -> bool {
+    if conn.session.doubtful.is_some() && conn.catalog.remedy(conn.since) == Remedy::Scrub {
+        // What had not been looked at for long is found unchanged.
+        conn.session.doubtful = None;
+    }
+    if conn.session.doubtful.is_none() {
+        conn.since = conn.catalog.sight();
+    }
+    conn.session.doubtful.is_none_or(|by| by == client)
 }
 
 /// The server is free and clean: the path of a query.
@@ -48,14 +55,20 @@ pub fn free(database: &Arc<Database>, lease: Lease<PgBackend>, now: Instant) {
     }
     if (lease.cancel.is_settled() || rule::off(Rule::Cancels)) && !lease.egress.read_only {
         let Some(lease) = Catalog::offer(lease) else { return };
-        // The first in line gets a new one: it would send this one away, and wait again.
-        if lease.session.doubtful.is_some() && database.pool.stats().waiting > 0 {
-            return lease.discard(CloseReason::Hygiene);
-        }
-        return lease.give_back(now);
+        return back(database, lease, now);
     }
     let database = Arc::clone(database);
     tokio::spawn(async move { settle(&database, lease, &[]).await });
+}
+
+/// Back to the pool, but for a doubtful one that somebody waits for: the first in line gets a new one, as it would send
+/// this one away, and wait again.
+fn back(database: &Database, lease: Lease<PgBackend>, now: Instant) {
+    if lease.session.doubtful.is_some() && database.pool.stats().waiting > 0 {
+        lease.discard(CloseReason::Hygiene);
+    } else {
+        lease.give_back(now);
+    }
 }
 
 /// The health query is over.
@@ -86,7 +99,7 @@ pub fn after(
         End::Unready(_) | End::Another => return lease.discard(CloseReason::Hygiene),
         End::Free | End::Left | End::Fatal(..) => {}
     }
-    if lease.session.proof.is_closing() || lease.session.spoiled {
+    if lease.session.proof.is_closing() || lease.session.spoiled || lease.session.doubtful.is_some() {
         return lease.discard(CloseReason::Hygiene);
     }
     let Some(undo) = undo(&lease, settings.policy.reset_on_return, mode, pin) else {
@@ -144,5 +157,5 @@ async fn settle(database: &Database, mut lease: Lease<PgBackend>, undo: &[&str])
             return lease.disconnected();
         }
     }
-    lease.give_back(Instant::now());
+    back(database, lease, Instant::now());
 }

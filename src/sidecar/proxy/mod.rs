@@ -202,11 +202,10 @@ impl Serving {
         self.client.shared.set_activity(Activity::Active);
         lease.cache.set_limit(self.settings.policy.prepared_statements as usize);
         let pid = self.client.shared.pid;
-        if !give_back::is_fit(&lease.session, pid) {
+        if !give_back::is_fit(&mut lease, pid) {
             lease.discard(CloseReason::Hygiene);
             return Some(lent);
         }
-        lease.since = lease.catalog.sight();
         if lease.session.sequences_of != Some(pid) {
             // Whoever had it before may have left values there.
             lease.session.sequences_of = lease.session.untouched.then_some(pid);

@@ -25,8 +25,9 @@ pub fn defines(tag: &[u8]) -> bool {
     }
 }
 
-/// Whether a CommandComplete tag is one of statements that bring code into the database or take it away, or a way to other servers: what
-/// a scrub undoes has to be found out anew. (Tables and views count from the next reading on: they are often temporary.)
+/// Whether a CommandComplete tag is one of statements that bring code into the database or take it away, or a way to
+/// other servers: what a scrub undoes has to be found out anew. (Tables count from the next reading on: they are often
+/// temporary.)
 pub fn brings_code(tag: &[u8]) -> bool {
     let verb = memchr::memchr(b' ', tag).map_or(0, |at| at + 1);
     let what = match &tag[..verb] {
@@ -37,6 +38,10 @@ pub fn brings_code(tag: &[u8]) -> bool {
         what,
         b"FUNCTION"
             | b"PROCEDURE"
+            | b"ROUTINE"
+            | b"VIEW"
+            | b"MATERIALIZED VIEW"
+            | b"SCHEMA"
             | b"AGGREGATE"
             | b"OPERATOR"
             | b"CAST"
@@ -47,6 +52,7 @@ pub fn brings_code(tag: &[u8]) -> bool {
             | b"EXTENSION"
             | b"SERVER"
             | b"FOREIGN TABLE"
-    ) || tag == b"IMPORT FOREIGN SCHEMA"
+    ) || tag == b"DO"
+        || tag == b"IMPORT FOREIGN SCHEMA"
         || tag == b"COMMIT PREPARED"
 }

@@ -159,6 +159,11 @@ fn definitions_are_known_by_their_tags() {
         "DO",
         "CREATE EXTENSION",
         "IMPORT FOREIGN SCHEMA",
+        "ALTER ROUTINE",
+        "CREATE VIEW",
+        "CREATE MATERIALIZED VIEW",
+        "CREATE SCHEMA",
+        "DO",
         "GRANT",
         "REFRESH MATERIALIZED VIEW",
         "SECURITY LABEL",
@@ -198,10 +203,15 @@ fn what_brings_code_is_told_by_its_tag() {
         "ALTER EXTENSION",
         "CREATE CAST",
         "IMPORT FOREIGN SCHEMA",
+        "ALTER ROUTINE",
+        "CREATE VIEW",
+        "CREATE MATERIALIZED VIEW",
+        "CREATE SCHEMA",
+        "DO",
     ] {
         assert!(brings_code(tag.as_bytes()) && defines(tag.as_bytes()), "{tag}");
     }
-    for tag in ["CREATE TABLE", "CREATE INDEX", "CREATE TABLE AS", "DROP TABLE", "GRANT", "DO"] {
+    for tag in ["CREATE TABLE", "CREATE INDEX", "CREATE TABLE AS", "DROP TABLE", "GRANT", "CALL"] {
         assert!(!brings_code(tag.as_bytes()), "{tag}");
     }
 }
