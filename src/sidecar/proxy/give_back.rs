@@ -99,7 +99,7 @@ pub fn after(
         End::Unready(_) | End::Another => return lease.discard(CloseReason::Hygiene),
         End::Free | End::Left | End::Fatal(..) => {}
     }
-    if lease.session.proof.is_closing() || lease.session.spoiled || lease.session.doubtful.is_some() {
+    if lease.session.proof.is_closing() || lease.session.spoiled {
         return lease.discard(CloseReason::Hygiene);
     }
     let Some(undo) = undo(&lease, settings.policy.reset_on_return, mode, pin) else {
