@@ -58,7 +58,12 @@ pub fn free(database: &Arc<Database>, lease: Lease<PgBackend>, now: Instant) {
         return back(database, lease, now);
     }
     let database = Arc::clone(database);
-    tokio::spawn(async move { settle(&database, lease, &[]).await });
+    tokio::spawn(async move {
+        // Who waits for it may be the same client, which may have it: it is never closed for their sake.
+        if let Some(lease) = settle(&database, lease, &[]).await {
+            lease.give_back(Instant::now());
+        }
+    });
 }
 
 /// Back to the pool, but for a doubtful one that somebody waits for: the first in line gets a new one, as it would send
@@ -109,7 +114,11 @@ pub fn after(
     };
     lease.session.sql_prepared = true;
     let database = Arc::clone(database);
-    tokio::spawn(async move { settle(&database, lease, undo).await });
+    tokio::spawn(async move {
+        if let Some(lease) = settle(&database, lease, undo).await {
+            back(&database, lease, Instant::now());
+        }
+    });
 }
 
 /// The statements that make a server clean after its client; none if it has to be closed.
@@ -133,18 +142,21 @@ fn undo(conn: &PgConn, reset: Reset, mode: Mode, pin: Option<Pin>) -> Option<&'s
     })
 }
 
-/// Waits for cancel requests to end, undoes, and gives back.
-async fn settle(database: &Database, mut lease: Lease<PgBackend>, undo: &[&str]) {
+/// Waits for cancel requests to end, and undoes. Returns the server if it may be lent again.
+async fn settle(database: &Database, mut lease: Lease<PgBackend>, undo: &[&str]) -> Option<Lease<PgBackend>> {
     if tokio::time::timeout(CANCELS, lease.cancel.settled()).await.is_err() {
-        return lease.discard(CloseReason::ResetFailed);
+        lease.discard(CloseReason::ResetFailed);
+        return None;
     }
     for sql in undo {
         if database.backend.reset(&mut lease, sql).await.is_err() {
-            return lease.discard(CloseReason::ResetFailed);
+            lease.discard(CloseReason::ResetFailed);
+            return None;
         }
         if *sql == "DISCARD ALL" {
             if !database.backend.disconnect_far(&mut lease).await {
-                return lease.discard(CloseReason::Hygiene);
+                lease.discard(CloseReason::Hygiene);
+                return None;
             }
             lease.cache.clear();
             lease.session.discarded();
@@ -154,8 +166,9 @@ async fn settle(database: &Database, mut lease: Lease<PgBackend>, undo: &[&str])
         lease.egress.read_only = false;
         if database.backend.is_demoted(&mut lease).await {
             tracing::warn!(database = database.alias, "the server is a standby now; its connections are replaced");
-            return lease.disconnected();
+            lease.disconnected();
+            return None;
         }
     }
-    back(database, lease, Instant::now());
+    Some(lease)
 }
