@@ -18,7 +18,10 @@ pub fn run(data: &[u8]) {
     loop {
         let read = 1 + luck.below([8, 64, 4096][usize::from(*seed) % 3]);
         let some = read.min(client.len());
+        let moved = play.moves();
         let (n, stop) = play.client_sends(&client[..some]);
+        let held = stop == Some(Stop::Held) && !moved && !play.moves();
+        assert!(!held, "held, and nothing will come: {:?}", play.pair.exchange);
         client = &client[n..];
         for _ in 0..luck.below(4) {
             if !play.server_works(1 + luck.below(64)) {
@@ -69,8 +72,13 @@ impl Play {
         (n, Some(stop))
     }
 
-    /// It deals with a message, and up to `most` bytes of its answers arrive. False if the client is refused.
+    /// It deals with a message, and up to `most` bytes of its answers arrive. False if the client is refused, or has lost
+    /// its server.
     fn server_works(&mut self, most: usize) -> bool {
+        if self.server.dead && self.server.output.is_empty() {
+            self.check_bytes();
+            return false;
+        }
         self.server.step();
         let n = most.min(self.server.output.len());
         let bytes: Vec<u8> = self.server.output.drain(..n).collect();
@@ -88,6 +96,11 @@ impl Play {
         self.skipped |= self.pair.exchange.is_skipping();
         self.check_free();
         true
+    }
+
+    /// Whether the server has something to deal with, or to say.
+    fn moves(&self) -> bool {
+        self.server.has_work() || !self.server.output.is_empty()
     }
 
     /// Who is taken for free has nothing to do and nothing to say.

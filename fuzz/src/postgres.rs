@@ -88,6 +88,12 @@ impl Postgres {
         between && self.status == b'I' && self.input.is_empty() && self.output.is_empty()
     }
 
+    /// Whether a whole message waits for it.
+    pub fn has_work(&self) -> bool {
+        let bytes: Vec<u8> = self.input.iter().copied().collect();
+        matches!(frame::whole(&bytes), Ok(Some(_)))
+    }
+
     /// Deals with one message; false if none is there whole.
     pub fn step(&mut self) -> bool {
         let bytes = self.input.make_contiguous();
