@@ -98,9 +98,9 @@ impl Play {
         true
     }
 
-    /// Whether the server has something to deal with, or to say.
+    /// Whether the server has something to deal with, or to say, if only that it has ended.
     fn moves(&self) -> bool {
-        self.server.has_work() || !self.server.output.is_empty()
+        self.server.dead || self.server.has_work() || !self.server.output.is_empty()
     }
 
     /// Who is taken for free has nothing to do and nothing to say.
