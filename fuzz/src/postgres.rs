@@ -97,9 +97,12 @@ impl Postgres {
     /// Deals with one message; false if none is there whole.
     pub fn step(&mut self) -> bool {
         let bytes = self.input.make_contiguous();
-        let Some(whole) = frame::whole(bytes).expect("a length that no client may send reached the server") else {
-            return false;
-        };
+        if let Some(header) = frame::header(bytes).expect("a length that nobody may send reached the server") {
+            // PQ_LARGE_MESSAGE_LIMIT and PQ_SMALL_MESSAGE_LIMIT of its libpq.h count the length's own four bytes.
+            let most = if b"QPBFd".contains(&header.tag) { 0x3fff_fffe } else { 10_000 };
+            assert!(header.body + 4 <= most, "a length that no client may send reached the server");
+        }
+        let Ok(Some(whole)) = frame::whole(bytes) else { return false };
         let (tag, body, total) = (whole.tag, whole.body.to_vec(), whole.total());
         self.input.drain(..total);
         self.message(tag, &body);

@@ -11,6 +11,12 @@ pub const HEADER: usize = 5;
 /// (`MaxAllocSize` in its `memutils.h`), so a longer one is a lie or a lost place in the stream.
 pub const MAX_BODY: usize = 1 << 30;
 
+/// The longest body of a client's Query, Parse, Bind, FunctionCall or CopyData, in bytes: PostgreSQL ends a session on a
+/// longer one (`PQ_LARGE_MESSAGE_LIMIT` in libpq.h), and a name of ours may be up to 64 bytes longer than the client's.
+const MAX_REQUEST: usize = (1 << 30) - 2 - 4 - 64;
+/// Likewise of all others (`PQ_SMALL_MESSAGE_LIMIT`, since PostgreSQL 14).
+const MAX_SMALL_REQUEST: usize = 10_000 - 4;
+
 /// What a frame's first five bytes say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
@@ -26,6 +32,18 @@ impl Header {
     pub fn total(self) -> usize {
         HEADER + self.body
     }
+
+    /// A client's message: is it one that the server would read?
+    ///
+    /// # Errors
+    /// [`FrameError::TooLong`], where PostgreSQL would end the session.
+    #[inline]
+    pub fn is_request(self) -> Result<(), FrameError> {
+        if self.body <= MAX_SMALL_REQUEST || (self.body <= MAX_REQUEST && b"QPBFd".contains(&self.tag)) {
+            return Ok(());
+        }
+        Err(FrameError::TooLong(i32::try_from(self.body + 4).unwrap_or(i32::MAX)))
+    }
 }
 
 /// A length that no honest peer sends. The place of the next frame is unknown, so the connection must end.
@@ -34,8 +52,8 @@ pub enum FrameError {
     /// The length, which counts its own four bytes, is below four (or negative).
     #[error("invalid message length {0}: it counts its own four bytes")]
     TooShort(i32),
-    /// The body would be longer than [`MAX_BODY`].
-    #[error("invalid message length {0}: no message is longer than 1 GiB")]
+    /// The body would be longer than [`MAX_BODY`], or than PostgreSQL reads of that type.
+    #[error("invalid message length {0}: PostgreSQL has no message of its type that is so long")]
     TooLong(i32),
 }
 
@@ -115,6 +133,18 @@ mod tests {
         for long in [most + 1, i32::MAX] {
             assert_eq!(header(&with_length(long)), Err(FrameError::TooLong(long)));
         }
+    }
+
+    #[test]
+    fn a_clients_messages_are_as_long_as_postgresql_reads_them() {
+        let is_request = |tag, body| Header { tag, body }.is_request().is_ok();
+        for tag in *b"QPBFd" {
+            assert!(is_request(tag, MAX_REQUEST) && !is_request(tag, MAX_REQUEST + 1));
+        }
+        for tag in *b"DECSHcfX" {
+            assert!(is_request(tag, MAX_SMALL_REQUEST) && !is_request(tag, MAX_SMALL_REQUEST + 1));
+        }
+        assert_eq!(Header { tag: b'S', body: 9_997 }.is_request(), Err(FrameError::TooLong(10_001)));
     }
 
     #[test]

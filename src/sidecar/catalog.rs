@@ -10,6 +10,8 @@ mod look;
 mod offers;
 mod pace;
 mod state;
+mod watch;
+mod witness;
 
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
@@ -21,19 +23,17 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use self::look::{Found, look};
+use self::look::Found;
 use self::offers::Offers;
-use self::pace::{Outcome, Pace, Step};
+use self::pace::Outcome;
 use self::state::{Begun, Known, Seen, State};
+pub use self::watch::watch;
+pub use self::witness::Witness;
 use super::backend::PgBackend;
-use super::database::Database;
 use super::status;
-use crate::api::resolve::Mode;
-use crate::pg::session::catalog::{Cure, Verdict, brings_code, defines};
+use crate::pg::session::catalog::{Cure, Verdict};
 use crate::pool::Lease;
 
-/// Servers of an earlier target are gone after this time (they are replaced within 5 s).
-const OLD_SERVERS: Duration = Duration::from_secs(6);
 /// A verdict that could not be confirmed for so long counts no more.
 const DOUBTFUL: Duration = Duration::from_secs(15);
 /// Names in the log; all that are kept stand in `/status`.
@@ -365,123 +365,6 @@ fn report(database: &str, verdict: &Verdict) {
             "the database is noisy: its objects can touch a session: {}",
             names.iter().take(LOGGED).map(String::as_str).collect::<Vec<_>>().join("; ")
         ),
-    }
-}
-
-/// Looks at a database's catalog whenever that is due, until told to stop.
-pub async fn watch(database: Arc<Database>, stop: CancellationToken) {
-    let mut catalog = database.catalog();
-    let mut pace = Pace::new(Instant::now());
-    loop {
-        let current = database.catalog();
-        if !Arc::ptr_eq(&current, &catalog) {
-            let old = std::mem::replace(&mut catalog, current);
-            tokio::spawn(async move {
-                tokio::time::sleep(OLD_SERVERS).await;
-                old.expire();
-            });
-            pace.renew(Instant::now());
-        }
-        let begun = (catalog.state.begin(), catalog.code.load(Acquire));
-        let until = match step(&database, &catalog, &mut pace) {
-            Step::Look => {
-                let pulse = catalog.read().pulse.clone();
-                let started = Instant::now();
-                let look = catalog.retired.run_until_cancelled(look(&database, &catalog, pulse.as_deref()));
-                let Some(found) = stop.run_until_cancelled(look).await else { return };
-                // Its server may be gone for good.
-                let Some(found) = found else { continue };
-                let outcome = catalog.keep(&database.alias, begun, found, started.elapsed());
-                pace.ended(outcome, Instant::now());
-                continue;
-            }
-            Step::Rest(until) => {
-                catalog.grow_stale();
-                until
-            }
-            Step::Wait(until) => until,
-        };
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep_until(until.into()) => {}
-            () = catalog.wake.notified() => {}
-        }
-    }
-}
-
-fn step(database: &Database, catalog: &Catalog, pace: &mut Pace) -> Step {
-    let now = Instant::now();
-    // In Session mode no server goes from client to client unscrubbed.
-    if database.settings().policy.mode == Mode::Session {
-        return Step::Rest(now + OLD_SERVERS);
-    }
-    let state = &catalog.state;
-    let sight = pace::Sight {
-        known: state.known(),
-        settled: state.is_settled(),
-        wants_remedy: catalog.wants_remedy(),
-        transactions: database.workers.iter().map(|w| w.transactions.get()).fold(0, u64::wrapping_add),
-        idle: database.pool.stats().idle > 0,
-    };
-    pace.step(sight, now)
-}
-
-/// Sees on one server's connection what defines something.
-#[derive(Debug)]
-pub struct Witness {
-    catalog: Arc<Catalog>,
-    /// Something was defined in the transaction that is open.
-    open: bool,
-    /// Code was.
-    code: bool,
-}
-
-impl Witness {
-    /// For one connection.
-    pub fn new(catalog: Arc<Catalog>) -> Self {
-        Self { catalog, open: false, code: false }
-    }
-
-    /// A statement has completed; `body` is CommandComplete's. What it defined is not visible to others yet.
-    #[inline]
-    pub fn completed(&mut self, body: &[u8]) {
-        let tag = body.strip_suffix(b"\0").unwrap_or(body);
-        if !defines(tag) {
-            return;
-        }
-        if brings_code(tag) {
-            // Until the catalog says whether a scrub undoes what it does, and how connections to elsewhere are ended.
-            self.code = true;
-            self.catalog.code.fetch_add(1, Release);
-        }
-        if !std::mem::replace(&mut self.open, true) {
-            self.catalog.state.opened();
-        }
-        self.catalog.tell_others(self.code);
-    }
-
-    /// No transaction is open any more: what was defined is visible, or gone.
-    /// True if something was.
-    #[inline]
-    pub fn ended(&mut self) -> bool {
-        let open = std::mem::take(&mut self.open);
-        if open {
-            let code = std::mem::take(&mut self.code);
-            if code {
-                // What a reading has not seen yet is there for all from now on.
-                self.catalog.code.fetch_add(1, Release);
-            }
-            self.catalog.state.ended();
-            self.catalog.wake.notify_one();
-            self.catalog.tell_others(code);
-        }
-        open
-    }
-}
-
-impl Drop for Witness {
-    fn drop(&mut self) {
-        self.ended();
     }
 }
 

@@ -306,3 +306,53 @@ fn another_server_is_another_catalog() {
     assert_eq!(catalog(&bed)["verdict"], "unknown");
     becomes(&bed, "noisy");
 }
+
+const SOW: &str = "CREATE FUNCTION sow() RETURNS void LANGUAGE sql AS $$SELECT setseed(0.5)$$";
+
+/// Leaves behind what no scrub undoes: on which server.
+fn sow(client: &mut Client) -> Option<String> {
+    client.rows("SELECT pg_backend_pid(), sow()")[0][0].clone()
+}
+
+/// What was known grows stale while nobody uses the database. Whoever comes first then may have met something new.
+#[test]
+fn what_has_grown_stale_counts_again_only_if_nothing_has_changed() {
+    if bed::is_direct() {
+        return;
+    }
+    let bed = Bed::with(|policy| policy.set("health.interval", "60s").set("pool.size", 1).set("pool.maxOverflow", 0));
+    bed.setup("CREATE FUNCTION plain() RETURNS int LANGUAGE sql AS 'SELECT 1'");
+    becomes(&bed, "quiet");
+    let (mut one, mut two) = (bed.client(), bed.client());
+    let grows_stale = || eventually("it grows stale", || catalog(&bed)["quiet"] == false);
+    let server = two.value("SELECT pg_backend_pid()");
+    for _ in 0..2 {
+        grows_stale();
+        one.rows("SELECT plain()");
+        assert_eq!(two.value("SELECT pg_backend_pid()"), server, "nothing has changed");
+        becomes(&bed, "quiet");
+    }
+    grows_stale();
+    bed.setup(SOW);
+    let sown = sow(&mut one);
+    assert_ne!(Some(two.value("SELECT pg_backend_pid()")), sown);
+}
+
+/// The database by another name of its host: a routine defined through a server of the old one is there at once.
+#[test]
+fn what_is_defined_through_an_earlier_targets_server_counts_for_the_next() {
+    if bed::is_direct() {
+        return;
+    }
+    let mut bed = Bed::with(|policy| policy.set("health.interval", "60s").set("pool.size", 2));
+    becomes(&bed, "quiet");
+    let mut defining = bed.client();
+    defining.rows("BEGIN");
+    bed.sidecar_mut().unwrap().apply(|policy| policy.set("database.host", "localhost"));
+    becomes(&bed, "quiet");
+    let (mut one, mut two) = (bed.client(), bed.client());
+    defining.rows(SOW);
+    defining.rows("COMMIT");
+    let sown = sow(&mut one);
+    assert_ne!(Some(two.value("SELECT pg_backend_pid()")), sown);
+}

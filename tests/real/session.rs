@@ -156,6 +156,28 @@ fn tables_that_come_and_go_do_not_cost_servers() {
     }
 }
 
+/// Nor does a definition in a transaction that stays open: the catalog is read all the same, for what others can see.
+#[test]
+fn a_definition_that_stays_open_does_not_cost_servers() {
+    let bed = with("Strict", 2);
+    let mut defining = bed.client();
+    defining.rows("BEGIN; CREATE TABLE mine (a int)");
+    let (mut one, mut two) = (bed.client(), bed.client());
+    // Code, so that nobody knows any more what a scrub undoes.
+    one.rows("CREATE FUNCTION plain() RETURNS int LANGUAGE sql AS 'SELECT 1'");
+    let mut round = || [one.backend(), two.backend()];
+    eventually("a round on one server", || {
+        let [first, second] = round();
+        first == second
+    });
+    let closed = metric(&bed, CLOSED);
+    for _ in 0..20 {
+        round();
+    }
+    assert_eq!(metric(&bed, CLOSED), closed);
+    defining.rows("COMMIT");
+}
+
 /// Where every session is closed for the next client, all are served all the same.
 #[test]
 fn nobody_starves_where_no_scrub_helps() {

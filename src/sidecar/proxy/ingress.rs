@@ -160,11 +160,9 @@ impl Ingress {
 
     fn message(&mut self, turn: &mut Turn<'_>) -> Result<(), Stop> {
         let rest = turn.input.rest();
-        let header = match frame::header(rest) {
-            Ok(Some(header)) => header,
-            Ok(None) => return Err(Stop::More),
-            Err(error) => return Err(Stop::Fatal(PROTOCOL, error.to_string())),
-        };
+        let wrong = |error: frame::FrameError| Stop::Fatal(PROTOCOL, error.to_string());
+        let Some(header) = frame::header(rest).map_err(wrong)? else { return Err(Stop::More) };
+        header.is_request().map_err(wrong)?;
         let total = header.total();
         if turn.server.exchange.is_skipping() && !matches!(header.tag, b'S' | b'X') {
             known(header.tag)?;

@@ -283,7 +283,7 @@ fn cut(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// A message's length word for a body of that many bytes.
 fn length_word(body: usize) -> [u8; 4] {
-    // Bodies are bounded by `frame::MAX_BODY`, and names by `max_buffered`.
+    // Bodies are bounded by `Header::is_request`, and names by `max_buffered`.
     u32::try_from(body + 4).unwrap_or(u32::MAX).to_be_bytes()
 }
 
