@@ -37,7 +37,7 @@ bench: ## Poolkeeper and PgBouncer side by side, writes benches/report.md (about
 profile: ## where the time of a query goes: system calls, flame graphs, instructions by function (target/profile)
 	@benches/profile/run
 
-bench-state: ## what it costs to keep sessions apart: quiet, noisy and Strict against Trusting (about eight minutes)
+bench-state: ## what it costs to keep sessions apart: quiet, noisy and Strict against Trusting (about twelve minutes)
 	@benches/compare/run --state
 
 bench-operator: ## 2 000 and 10 000 streams: memory, CPU and writes at rest, time to reprogram all (FLEETS="500" for others)

@@ -32,12 +32,14 @@ SET LOCAL app.tenant_id = '17';
 SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
 COMMIT;
 """
-# Name, script (none: pgbench's own select), pgbench's protocol.
+# Name, script (none: pgbench's own select), pgbench's protocol, whether a commit is waited for until the disk has it (PostgreSQL's default).
 LOADS = [
-    ("one SELECT", None, "simple"),
-    ("read-write transaction", WRITE, "simple"),
-    ("read-write transaction, extended", WRITE, "extended"),
-    ("SET LOCAL of a tenant, one SELECT", TENANT, "simple"),
+    ("one SELECT", None, "simple", False),
+    ("read-write transaction", WRITE, "simple", False),
+    ("read-write transaction, extended", WRITE, "extended", False),
+    ("read-write transaction, durable", WRITE, "simple", True),
+    ("read-write transaction, extended, durable", WRITE, "extended", True),
+    ("SET LOCAL of a tenant, one SELECT", TENANT, "simple", False),
 ]
 
 
@@ -79,12 +81,20 @@ def fill_both(server, folder):
     own.close()
 
 
+def commits_wait(server, durable):
+    """Sessions that are open take it over, too."""
+    own = server.admin("postgres")
+    own.query(f"ALTER SYSTEM SET synchronous_commit = {'on' if durable else 'off'}")
+    own.query("SELECT pg_reload_conf()")
+    own.close()
+
+
 def main():
     binary = os.path.abspath(sys.argv[sys.argv.index("--poolkeeper") + 1])
     process.interrupted_as_exception()
     try:
         folder = process.folder("state-pg")
-        server = postgres.Postgres(folder, shared_buffers="256MB", autovacuum="off", synchronous_commit="off")
+        server = postgres.Postgres(folder, shared_buffers="256MB", autovacuum="off", fsync="on", synchronous_commit=None)
         fill_both(server, folder)
         sides = [
             Side(server, binary, "Trusting, quiet", DATABASE, "Trusting"),
@@ -95,7 +105,8 @@ def main():
         print(f"{CLIENTS} clients, {SERVERS} servers, {ROUNDS} interleaved rounds of {SECONDS} s; throughput relative to the first, median (least to most)\n")
         print("| load | " + " | ".join(side.name for side in sides) + " |")
         print("|---|" + "---|" * len(sides), flush=True)
-        for name, text, protocol in LOADS:
+        for name, text, protocol, durable in LOADS:
+            commits_wait(server, durable)
             script = None
             if text:
                 script = f"{folder}/load.sql"

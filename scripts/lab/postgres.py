@@ -47,7 +47,8 @@ class Postgres:
         subprocess.run(run, check=True, stdout=subprocess.DEVNULL, cwd=folder)
         with open(f"{self.data}/pg_hba.conf", "w") as hba:
             hba.write("local all postgres trust\nlocal all all scram-sha-256\nhost all all 127.0.0.1/32 scram-sha-256\n")
-        self.settings = {**SETTINGS, **settings}
+        # None: PostgreSQL's own default, which can be changed while it runs.
+        self.settings = {name: value for name, value in {**SETTINGS, **settings}.items() if value is not None}
         options = {
             **self.settings,
             "listen_addresses": "127.0.0.1",
