@@ -229,13 +229,15 @@ impl Postgres {
     }
 
     fn describe(&mut self, body: &[u8]) {
-        if let Some((b'S', name)) = body.split_first() {
-            if self.missing(name.strip_suffix(b"\0").unwrap_or(name)) {
-                return self.fail_batch();
+        match body.split_first() {
+            Some((b'S', name)) => {
+                if self.missing(name.strip_suffix(b"\0").unwrap_or(name)) {
+                    return self.fail_batch();
+                }
+                self.say(b't', b"\0\0");
             }
-            self.say(b't', b"\0\0");
-        } else if self.luck.below(8) == 0 {
-            return self.fail_batch();
+            Some(_) if self.luck.below(8) > 0 => {}
+            _ => return self.fail_batch(),
         }
         if self.luck.below(2) == 0 { self.say(b'n', b"") } else { self.say(b'T', b"\0\0") }
     }

@@ -12,8 +12,10 @@ pub const HEADER: usize = 5;
 pub const MAX_BODY: usize = 1 << 30;
 
 /// The longest body of a client's Query, Parse, Bind, FunctionCall or CopyData, in bytes: PostgreSQL ends a session on a
-/// longer one (`PQ_LARGE_MESSAGE_LIMIT` in libpq.h), and a name of ours may be up to 64 bytes longer than the client's.
-const MAX_REQUEST: usize = (1 << 30) - 2 - 4 - 64;
+/// longer one (`PQ_LARGE_MESSAGE_LIMIT` in its libpq.h).
+const MAX_REQUEST: usize = (1 << 30) - 2 - 4;
+/// Bytes by which a Parse or a Bind may become longer: a statement's name of ours in place of the client's.
+const NAME: usize = 64;
 /// Likewise of all others (`PQ_SMALL_MESSAGE_LIMIT`, since PostgreSQL 14).
 const MAX_SMALL_REQUEST: usize = 10_000 - 4;
 
@@ -39,7 +41,12 @@ impl Header {
     /// [`FrameError::TooLong`], where PostgreSQL would end the session.
     #[inline]
     pub fn is_request(self) -> Result<(), FrameError> {
-        if self.body <= MAX_SMALL_REQUEST || (self.body <= MAX_REQUEST && b"QPBFd".contains(&self.tag)) {
+        let most = match self.tag {
+            b'P' | b'B' => MAX_REQUEST - NAME,
+            b'Q' | b'F' | b'd' => MAX_REQUEST,
+            _ => MAX_SMALL_REQUEST,
+        };
+        if self.body <= most {
             return Ok(());
         }
         Err(FrameError::TooLong(i32::try_from(self.body + 4).unwrap_or(i32::MAX)))
@@ -138,8 +145,11 @@ mod tests {
     #[test]
     fn a_clients_messages_are_as_long_as_postgresql_reads_them() {
         let is_request = |tag, body| Header { tag, body }.is_request().is_ok();
-        for tag in *b"QPBFd" {
+        for tag in *b"QFd" {
             assert!(is_request(tag, MAX_REQUEST) && !is_request(tag, MAX_REQUEST + 1));
+        }
+        for tag in *b"PB" {
+            assert!(is_request(tag, MAX_REQUEST - NAME) && !is_request(tag, MAX_REQUEST - NAME + 1));
         }
         for tag in *b"DECSHcfX" {
             assert!(is_request(tag, MAX_SMALL_REQUEST) && !is_request(tag, MAX_SMALL_REQUEST + 1));

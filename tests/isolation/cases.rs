@@ -2,7 +2,7 @@
 //! servers clean.
 
 use crate::scenarios::proves;
-use crate::support::Bed;
+use crate::support::{Bed, Sidecar};
 
 #[test]
 fn a_pinned_client_gets_no_others_sequence_value() {
@@ -81,6 +81,7 @@ fn whoever_reads_settings_by_name_gets_an_answer() {
         return;
     }
     let bed = Bed::sized(2);
+    bed.sidecar().into_iter().for_each(Sidecar::settle);
     let (mut a, mut b) = (bed.client(), bed.client());
     for turn in 0..5 {
         a.rows(&format!("DO $$BEGIN SET app.tag = 'a{turn}'; END$$"));

@@ -198,8 +198,13 @@ impl Ingress {
             b'B' => self.extended(Expect::Bind, total, turn),
             b'C' => self.extended(Expect::Close, total, turn),
             b'D' => {
-                let Some(kind) = turn.input.rest().get(HEADER) else { return Err(Stop::More) };
-                let expect = if *kind == b'S' { Expect::DescribeStatement } else { Expect::DescribePortal };
+                let kind = match turn.input.rest().get(HEADER) {
+                    Some(kind) if total > HEADER => Some(*kind),
+                    // There is none in an empty body: the server refuses it.
+                    None if total > HEADER => return Err(Stop::More),
+                    _ => None,
+                };
+                let expect = if kind == Some(b'S') { Expect::DescribeStatement } else { Expect::DescribePortal };
                 self.extended(expect, total, turn)
             }
             b'F' => {
