@@ -103,6 +103,12 @@ pub struct Mine {
     /// Custom settings that it has set at any time, be it for a transaction.
     pub customs: Customs,
     defaults: Defaults,
+    /// It has run what may be undone by nothing but the server's end.
+    hides: bool,
+    /// It has run a DO on this server.
+    does: bool,
+    /// At any time one that may define something, or what nobody has read.
+    does_more: bool,
     /// It started without an `application_name`.
     pub nameless: bool,
 }
@@ -112,6 +118,7 @@ impl Mine {
     pub fn begin_again(&mut self) {
         self.hints = Hints::default();
         self.sets = false;
+        self.does = false;
         self.has_prepared = false;
         self.defaults = Defaults::Kept;
     }
@@ -130,7 +137,8 @@ impl Mine {
 
     /// What binds the client to its server, if anything does.
     pub fn pin(&self) -> Option<Pin> {
-        self.hard.or(self.bound)
+        let pin = self.hard.or(self.bound);
+        if self.hides { pin.map(|_| Pin::Code) } else { pin }
     }
 
     /// From now on the client keeps its server until it leaves.
@@ -155,6 +163,9 @@ impl Mine {
         self.touches |= scan.touches && !rule::off(Rule::Listed);
         self.varied |= !scan.constant;
         self.hints.calls |= scan.calls;
+        self.hides |= scan.hides;
+        self.does |= scan.does;
+        self.does_more |= scan.does_more;
         self.hints.asks = self.hints.asks.and(scan.asks);
         self.hints.frees = self.hints.frees.and(scan.frees);
         self.has_prepared |= scan.prepares;
@@ -170,7 +181,13 @@ impl Mine {
     pub fn note_unseen(&mut self) {
         self.touches = true;
         self.varied = true;
+        self.does_more = true;
         self.hints.asks = Asks::ALL;
+    }
+
+    /// Whether a DO that has completed was one whose text shows that it defines nothing.
+    pub fn does_plainly(&self) -> bool {
+        self.does && !self.does_more
     }
 
     /// A command has completed.
@@ -312,8 +329,10 @@ impl Mine {
         let varied = std::mem::take(&mut self.varied);
         self.hints = Hints::default();
         self.sets = false;
+        self.does = false;
         self.has_prepared = false;
-        if self.hard == Some(Pin::Code) && !rule::off(Rule::Incurable) {
+        let hides = std::mem::take(&mut self.hides);
+        if (hides || self.hard == Some(Pin::Code)) && !rule::off(Rule::Incurable) {
             return Use::Incurable;
         }
         let harmless = match care {

@@ -15,8 +15,8 @@ use aho_corasick::{AhoCorasick, MatchKind};
 pub use self::found::{Asks, Pin, Scan, Tag};
 pub use self::words::first_word;
 use self::words::{
-    after_space, contains, contains_word, creates, is_temporary, names_a_setting, names_path, runs_prepared,
-    takes_session_lock, word_around,
+    after_space, contains, contains_word, creates, is_literal, is_temporary, names_a_setting, names_path, names_seed,
+    runs_prepared, takes_session_lock, word_around,
 };
 use super::label::matters_to_parser;
 
@@ -77,8 +77,9 @@ pub fn scan(text: &[u8]) -> Scan {
                 scan.ask(Asks::SETTINGS);
                 scan.set_config = true;
                 scan.customs = true;
-                if !names_a_setting(after) {
-                    scan.pin(Pin::Setting);
+                // Nothing undoes it if the name is "seed".
+                if !names_a_setting(after) || contains(text, b"'seed'") {
+                    scan.pin(Pin::Code);
                 }
             }
             "pg_settings" if contains_word(text, b"update") => scan.ask(Asks::ALL_SETTINGS),
@@ -92,8 +93,16 @@ pub fn scan(text: &[u8]) -> Scan {
             "currval" | "lastval" => scan.sequence = true,
             "hold" if contains_word(text, b"declare") => scan.ask(Asks::CURSORS),
             "setseed" | "dblink" | "backup" | "replication" => scan.pin(Pin::Code),
-            "query_to_xml" | "cursor_to_xml" | "ts_stat" | "ts_rewrite" | "u&\"" | "crosstab" | "connectby"
-            | "xpath_table" => scan.ask(Asks::ALL),
+            "u&\"" => {
+                scan.ask(Asks::ALL);
+                if contains_word(text, b"set") {
+                    scan.pin(Pin::Code);
+                }
+            }
+            "query_to_xml" | "cursor_to_xml" | "ts_stat" | "ts_rewrite" | "crosstab" | "connectby" | "xpath_table" => {
+                scan.ask(Asks::ALL);
+                scan.hides |= !is_literal(after);
+            }
             "pg_prepared_statement" => {
                 scan.names_prepared = true;
                 scan.shows_names = true;
@@ -115,6 +124,10 @@ pub fn scan(text: &[u8]) -> Scan {
             "pg_temp" | "pg_settings" => scan.touches = true,
             _ => {}
         }
+    }
+    if scan.set_config && scan.prepares {
+        // Names come with EXECUTE, and may be computed.
+        scan.pin(Pin::Code);
     }
     scan
 }
@@ -149,6 +162,8 @@ fn statement((word, rest): (&[u8], &[u8]), scan: &mut Scan) {
         2 if is(word, "do") => {
             scan.touches = true;
             scan.calls = true;
+            scan.does = true;
+            scan.does_more |= !words::is_plain_code(rest);
             if contains_word(rest, b"set") || contains_word(rest, b"reset") {
                 scan.ask(Asks::SETTINGS);
             }
@@ -208,6 +223,10 @@ fn set(rest: &[u8], scan: &mut Scan) {
     let (word, after) = first_word(rest);
     let is = |other: &str| word.eq_ignore_ascii_case(other.as_bytes());
     scan.sets = true;
+    // Also for the transaction alone: no end of it undoes that.
+    if names_seed(if is("local") || is("session") { after } else { rest }) {
+        scan.pin(Pin::Code);
+    }
     if is("transaction") || is("constraints") {
         return;
     }
@@ -219,9 +238,6 @@ fn set(rest: &[u8], scan: &mut Scan) {
         // Plans made under it may stay behind; a custom setting makes none.
         scan.touches |= !custom && matters_to_parser(&name);
     } else {
-        if is("seed") || (is("session") && first_word(after).0.eq_ignore_ascii_case(b"seed")) {
-            scan.pin(Pin::Code);
-        }
         scan.customs = true;
         scan.ask(Asks::SETTINGS);
     }

@@ -249,7 +249,9 @@ impl Egress {
             }
             b'C' if is_ordinary(body) => {}
             b'C' => {
-                self.witness.iter_mut().for_each(|witness| witness.completed(body));
+                if body != b"DO\0" || !sides.ingress.mine.does_plainly() {
+                    self.witness.iter_mut().for_each(|witness| witness.completed(body));
+                }
                 completed(body, sides);
             }
             b'E' => {

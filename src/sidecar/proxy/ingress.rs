@@ -284,6 +284,15 @@ impl Ingress {
         if meets && !shown && !self.mine.has_prepared && !self.own_names { enter::deallocate(turn) } else { Ok(()) }
     }
 
+    /// A value that may be the name of a setting that is set.
+    fn note_name(&mut self, value: &[u8], turn: &mut Turn<'_>) {
+        if value.eq_ignore_ascii_case(b"seed") {
+            self.mine.keep(Pin::Code);
+        }
+        self.mine.touched().add_candidate(value);
+        self.add_custom(&value.to_ascii_lowercase(), turn);
+    }
+
     /// The client sets a custom setting: its server knows the name from now on.
     fn add_custom(&mut self, name: &[u8], turn: &mut Turn<'_>) {
         self.mine.customs.add(name);
@@ -312,8 +321,7 @@ impl Ingress {
             for _ in 0..call.i16()? {
                 if let Ok(length) = usize::try_from(call.i32()?) {
                     let value = call.bytes(length)?;
-                    self.mine.touched().add_candidate(value);
-                    self.add_custom(&value.to_ascii_lowercase(), turn);
+                    self.note_name(value, turn);
                 }
             }
             Some(())
@@ -341,9 +349,9 @@ impl Ingress {
         } else if total <= turn.rules.max_buffered {
             return Err(Stop::More);
         } else {
-            // Too long to be looked at as a whole: it may set anything.
+            // Too long to be looked at as a whole: it may do anything.
             self.mine.note_unseen();
-            self.mine.keep(Pin::Setting);
+            self.mine.keep(Pin::Code);
         }
         self.whole_query(total, turn)
     }

@@ -540,7 +540,7 @@ fn long_messages_stream_and_those_that_must_be_whole_are_bounded() {
     let (sent, stop) = bench.send(&mut client, &long[..SMALL]);
     assert_eq!((sent.len(), stop), (SMALL, Stop::More));
     assert!(!client.ingress.is_between_messages());
-    assert_eq!(client.ingress.mine.pin(), Some(Pin::Setting), "nobody has looked at all of it");
+    assert_eq!(client.ingress.mine.pin(), Some(Pin::Code), "nobody has looked at all of it");
     let (sent, _) = bench.send(&mut client, &long[SMALL..2 * SMALL]);
     assert_eq!(sent.len(), SMALL);
     let (sent, _) = bench.send(&mut client, &long[2 * SMALL..]);

@@ -108,6 +108,12 @@ pub struct Scan {
     pub constant: bool,
     /// It runs routines as a statement of their own (CALL): in a noisy database anything may have changed.
     pub calls: bool,
+    /// It runs SQL that is put together: it may do what nobody can ask about, and no scrub undoes.
+    pub hides: bool,
+    /// It has a DO.
+    pub does: bool,
+    /// One whose text may define something, or do what no scrub undoes.
+    pub does_more: bool,
     /// It has a SET statement whose effect ends with the transaction (SET LOCAL, SET TRANSACTION, SET CONSTRAINTS).
     pub sets: bool,
     /// It calls set_config(): literals and parameters may be names of settings.

@@ -68,10 +68,23 @@ fn what_nobody_can_ask_about_keeps_the_server() {
     assert_eq!(scan(b"select setseed(0.5)").pin, Some(Pin::Code));
     assert_eq!(scan(b"load 'x'").pin, Some(Pin::Code));
     assert_eq!(scan(b"set seed to 0.5").pin, Some(Pin::Code));
+    assert_eq!(scan(b"set local seed to 0.5").pin, Some(Pin::Code));
+    assert_eq!(scan(b"set \"seed\" to 0.5").pin, Some(Pin::Code));
+    assert_eq!(scan(b"set session U&\"\\0073eed\" to 0.5").pin, Some(Pin::Code));
+    for text in ["set app.seed to 'x'", "set seed.x = 1", "select set_config('app.seed', 'x', false)", "set a = 'seed'"]
+    {
+        assert_eq!(scan(text.as_bytes()).pin, None, "{text}");
+    }
+    assert!(scan(b"select query_to_xml('select ' || f(), true, true, '')").hides);
+    assert!(scan(b"select * from ts_stat($1)").hides);
+    assert!(!scan(b"select * from ts_stat('select a from t')").hides);
     assert_eq!(scan(b"do $$ begin execute 'x'; end $$").pin, Some(Pin::Setting));
     assert_eq!(scan(b"select dblink_connect('x')").pin, Some(Pin::Code));
     assert_eq!(scan(b"select pg_backup_start('x')").pin, Some(Pin::Code));
-    assert_eq!(scan(b"select set_config('app.' || 'x', 'y', false)").pin, Some(Pin::Setting));
+    assert_eq!(scan(b"select set_config('app.' || 'x', 'y', false)").pin, Some(Pin::Code));
+    assert_eq!(scan(b"select set_config('\\163eed', '0.5', false)").pin, Some(Pin::Code));
+    assert_eq!(scan(b"select set_config('Seed', '0.5', false)").pin, Some(Pin::Code));
+    assert_eq!(scan(b"prepare p as select set_config($1, $2, false)").pin, Some(Pin::Code));
     assert_eq!(scan(b"select set_config( $1::text, 'y', false)").pin, None);
 }
 
@@ -138,4 +151,34 @@ fn tags_say_what_the_text_did_not() {
 fn an_unfinished_comment_is_no_statement() {
     assert!(asks("/* /* set a = 1").is_empty());
     assert!(asks("-- set a = 1").is_empty());
+}
+
+#[test]
+fn a_do_defines_nothing_only_if_all_of_its_text_shows_that() {
+    let does = |text: &str| {
+        let scan = scan(text.as_bytes());
+        (scan.does, scan.does_more)
+    };
+    for text in [
+        "DO $$BEGIN SET app.tag = 'a'; END$$",
+        "do /* so */ $x$ begin perform f(created_at, executed) from t; end $x$;",
+        "\x0bDO$$BEGIN NULL; END$$; select 1",
+        "begin; DO $$BEGIN UPDATE t SET a = 1; END$$; commit",
+    ] {
+        assert_eq!(does(text), (true, false), "{text:?}");
+    }
+    for text in [
+        "DO $$BEGIN EXECUTE'cre' || 'ate function …'; END$$",
+        "DO $$BEGIN Create VIEW v AS SELECT 1; END$$",
+        "DO $$BEGIN SET seed TO 0.5; END$$",
+        "DO $$BEGIN PERFORM set_config('seed', '0.5', false); END$$",
+        "DO LANGUAGE plperl $$$$",
+        "DO $$$$ LANGUAGE plperl",
+        "DO 'BEGIN cre'\n'ate …'",
+        "DO E'BEGIN \\x63reate …'",
+        "DO $$BEGIN NULL; END$$; DO 'BEGIN NULL; END'",
+    ] {
+        assert_eq!(does(text), (true, true), "{text:?}");
+    }
+    assert_eq!(does("insert into t values (1) on conflict do nothing; update do_it set a = 1"), (false, false));
 }

@@ -5,7 +5,8 @@ pub(super) fn names_a_setting(after: &[u8]) -> bool {
     let Some(arguments) = after_space(after).strip_prefix(b"(") else { return false };
     let argument = after_space(arguments);
     let Some(end) = (match argument.first() {
-        Some(b'\'') => memchr::memchr(b'\'', &argument[1..]).map(|end| end + 2),
+        // Where standard_conforming_strings is off a backslash may hide a letter.
+        Some(b'\'') => memchr::memchr2(b'\'', b'\\', &argument[1..]).map(|end| end + 2),
         Some(b'$') => argument[1..].iter().position(|byte| !byte.is_ascii_digit()).map(|end| end + 1),
         _ => None,
     }) else {
@@ -15,7 +16,21 @@ pub(super) fn names_a_setting(after: &[u8]) -> bool {
     if let Some(cast) = rest.strip_prefix(b"::") {
         rest = after_space(first_word(cast).1);
     }
-    rest.first() == Some(&b',')
+    matches!(rest.first(), Some(b',' | b')'))
+}
+
+/// Whether the name of the setting that a SET begins with is "seed", in quotes or without.
+pub(super) fn names_seed(name: &[u8]) -> bool {
+    let name = after_space(name);
+    let name = name.strip_prefix(b"\"").unwrap_or(name);
+    let (word, rest) = first_word(name);
+    word.eq_ignore_ascii_case(b"seed") && rest.first() != Some(&b'.')
+}
+
+/// Whether the first argument of a function is a literal: what it has is in the text.
+pub(super) fn is_literal(after: &[u8]) -> bool {
+    let argument = after_space(after).strip_prefix(b"(").map(after_space);
+    argument.is_some_and(|argument| argument.starts_with(b"'")) && names_a_setting(after)
 }
 
 pub(super) fn contains(word: &[u8], part: &[u8]) -> bool {
@@ -32,7 +47,7 @@ pub fn first_word(text: &[u8]) -> (&[u8], &[u8]) {
 /// What follows white space and comments.
 pub(in crate::pg::session) fn after_space(mut text: &[u8]) -> &[u8] {
     loop {
-        text = text.trim_ascii_start();
+        text = trim_start(text);
         if text.starts_with(b"--") {
             // As in PostgreSQL's scanner, either ends it.
             text = memchr::memchr2(b'\n', b'\r', text).map_or(&[], |end| &text[end..]);
@@ -42,6 +57,12 @@ pub(in crate::pg::session) fn after_space(mut text: &[u8]) -> &[u8] {
             return text;
         }
     }
+}
+
+/// The vertical tab, which Rust does not count, is white space since PostgreSQL 16.
+fn trim_start(text: &[u8]) -> &[u8] {
+    let space = |byte: &u8| byte.is_ascii_whitespace() || *byte == b'\x0b';
+    text.iter().position(|byte| !space(byte)).map_or(&[], |start| &text[start..])
 }
 
 /// What follows a comment, which may hold others.
@@ -95,6 +116,14 @@ pub(super) fn word_around(text: &[u8], start: usize, end: usize) -> &[u8] {
 
 pub(super) fn contains_word(text: &[u8], word: &[u8]) -> bool {
     text.split(|byte| !is_word(*byte)).any(|candidate| candidate.eq_ignore_ascii_case(word))
+}
+
+/// Whether what follows DO shows all that it does, beside what it calls, and defines nothing: PL/pgSQL in dollar quotes,
+/// in which nothing can be hidden, without any of these words.
+pub(super) fn is_plain_code(rest: &[u8]) -> bool {
+    const MORE: [&[u8]; 7] = [b"create", b"alter", b"drop", b"import", b"execute", b"language", b"seed"];
+    let is_more = |word: &[u8]| MORE.iter().any(|more| word.eq_ignore_ascii_case(more));
+    after_space(rest).starts_with(b"$") && !rest.split(|byte| !is_word(*byte)).any(is_more)
 }
 
 /// CREATE TEMP …, SELECT … INTO TEMP …

@@ -159,14 +159,13 @@ impl Ingress {
             for _ in 0..bind.i16()? {
                 if let Ok(length) = usize::try_from(bind.i32()?) {
                     let value = bind.bytes(length)?;
-                    self.mine.touched().add_candidate(value);
-                    self.add_custom(&value.to_ascii_lowercase(), turn);
+                    self.note_name(value, turn);
                 }
             }
             Some(())
         });
         if noted.is_none() {
-            self.mine.keep(Pin::Setting);
+            self.mine.keep(Pin::Code);
         }
     }
 
