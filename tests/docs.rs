@@ -69,7 +69,7 @@ fn the_table_of_session_state_names_tests_that_exist() {
             let (suite, name) = test.split_once(' ').unwrap_or(("", test));
             let (module, function) = name.rsplit_once("::").unwrap_or(("", name));
             let there = match suite {
-                "isolation" => operations.contains(&format!("er({name}, ")),
+                "isolation" if module.is_empty() => operations.contains(&format!("er({name}, ")),
                 "" => {
                     let file = module.trim_end_matches("::tests").replace("::", "/");
                     let apart = root.join(format!("src/{file}/tests.rs"));
